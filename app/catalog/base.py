@@ -1,0 +1,318 @@
+"""What a plug-in is: a frozen form whose fields are its parameters, whose docstring is its help and which does the work itself.
+
+Nothing here imports torch. Tensor methods need no import; a plug-in that needs torch imports it in a method's body or keeps
+its modules in a `_torch.py` of its own.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import reduce
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, Union, cast
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+T = TypeVar("T")
+P = TypeVar("P", bound="Plugin")
+UNLABELED = -100  # the label of a row that has none; it silences ground-truth terms only
+
+
+class Frozen(BaseModel):
+    """Parsed once at the edge, trusted inside, never changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+# ---- schedules
+
+
+class Schedule(Frozen, Generic[T]):
+    """A parameter that moves in a straight line over the first epochs and then stays."""
+
+    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
+
+    start: T = Field(alias="from", description="value in the first epoch")
+    end: T = Field(alias="to", description="value from epoch `over_epochs` on")
+    over_epochs: PositiveInt = Field(description="epochs that the way takes")
+
+    def at(self, epoch: int) -> float:
+        start, end = cast(float, self.start), cast(float, self.end)
+        return start + (end - start) * min(epoch / self.over_epochs, 1.0)
+
+
+if TYPE_CHECKING:
+    Scheduled = Annotated[T, "a number, or a Schedule until at(epoch) has made it a number"]
+else:
+
+    class Scheduled:
+        """`Scheduled[float]` is a number or a Schedule of such numbers."""
+
+        def __class_getitem__(cls, number: Any) -> Any:
+            return Union[number, Schedule[number]]  # noqa: UP007
+
+
+# ---- plug-ins
+
+
+class Plugin(Frozen):
+    """`kind` is the name on the wire; a subclass narrows it to one literal."""
+
+    kind: str
+
+    @classmethod
+    def name(cls) -> str:
+        return cast(str, cls.model_fields["kind"].default)
+
+
+def discover(folder: str, kind_of: type[P]) -> dict[str, type[P]]:
+    """Imports every module of the package `folder` and returns its plug-ins by kind; a kind used twice is refused."""
+    package = importlib.import_module(folder)
+    found: dict[str, type[P]] = {}
+    for module_info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
+        module = importlib.import_module(f"{folder}.{module_info.name}")
+        for plugin in vars(module).values():
+            if not (isinstance(plugin, type) and issubclass(plugin, kind_of) and plugin.__module__ == module.__name__):
+                continue
+            if plugin.name() in found:
+                raise TypeError(f"{plugin.__module__} and {found[plugin.name()].__module__} both call themselves {plugin.name()!r}")
+            found[plugin.name()] = plugin
+    return dict(sorted(found.items()))
+
+
+def one_of(plugins: Mapping[str, type[Plugin]]) -> Any:
+    """The field type that accepts any of these plug-ins and tells them apart by `kind`."""
+    union = reduce(lambda left, right: Union[left, right], plugins.values())  # type: ignore[arg-type, return-value]  # noqa: UP007
+    return Annotated[union, Field(discriminator="kind")] if len(plugins) > 1 else union
+
+
+# ---- what flows between models and losses
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What one forward pass shows. logits: (B, C) or (B, T, C); the dicts are keyed by layer path."""
+
+    logits: "Tensor | None" = None
+    features: "Mapping[str, Tensor]" = field(default_factory=dict)
+    attentions: "Mapping[str, Tensor]" = field(default_factory=dict)
+    values: "Mapping[str, Tensor]" = field(default_factory=dict)
+
+    def map(self, change: "Callable[[Tensor], Tensor]") -> "Outputs":
+        """The same outputs with every tensor changed."""
+        return Outputs(
+            None if self.logits is None else change(self.logits),
+            *({path: change(tensor) for path, tensor in part.items()} for part in (self.features, self.attentions, self.values)),
+        )
+
+
+@dataclass(frozen=True)
+class Batch:
+    """labels: (B,) or (B, T), -100 = unlabeled. indices: (B,) row numbers. mask: True = the row or token counts."""
+
+    labels: "Tensor | None" = None
+    indices: "Tensor | None" = None
+    mask: "Tensor | None" = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a loss with learned parts is built from: the shapes that one real batch showed, by layer path."""
+
+    student_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    teacher_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    rows: int = 0
+    labels: Sequence[str] = ()
+    seed: int = 0
+
+
+def lift(tensor: "Tensor") -> "Tensor":
+    """Half precision becomes float32, float64 stays: losses are never summed in half."""
+    return tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
+
+
+class Loss(Plugin):
+    """One term of the objective. A plug-in writes `formula`; everything that is the same for all losses stands here."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits"})  # of logits, labels, features, attentions, values
+    batch_statistic: ClassVar[bool] = False  # True: the mean over parts of a batch is not the value of the batch
+    paper: ClassVar[str] = ""
+
+    weight: Scheduled[float] = Field(1.0, description="share in the weighted sum of the losses, or a schedule of it")
+
+    def taps(self) -> tuple[list[str], list[str]]:
+        """The layer paths to capture, of the student and of the teacher."""
+        return [], []
+
+    def at(self, epoch: int) -> Self:
+        """The same form with every schedule made a number. epoch counts from 0."""
+        moved = {name: value.at(epoch) for name, value in self if isinstance(value, Schedule)}
+        return self.model_copy(update=moved) if moved else self
+
+    def build(self, context: Context) -> "Callable[[Outputs, Outputs, Batch], Tensor]":
+        """What computes the loss: this form itself, or a module with learned parts, which the optimizer then trains."""
+        return self
+
+    def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
+        """The loss of one batch, a scalar without the weight in it. No gradient reaches the teacher."""
+        student, teacher = student.map(lift), teacher.map(lambda tensor: lift(tensor.detach()))
+        if batch.mask is not None:
+            keep = batch.mask.bool()
+            student, teacher = student.map(lambda tensor: tensor[keep]), teacher.map(lambda tensor: tensor[keep])
+            batch = replace(
+                batch,
+                labels=None if batch.labels is None else batch.labels[keep],
+                indices=batch.indices[keep] if batch.indices is not None and batch.indices.shape == keep.shape else batch.indices,
+                mask=None,
+            )
+        return self.formula(student, teacher, batch)
+
+    def formula(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
+        raise NotImplementedError
+
+
+def over_logits(loss: type[Loss]) -> "Callable[..., Tensor]":
+    """The loss as a plain function `value(student, teacher, mask=None, labels=None, **parameters)` over lists of one logits tensor."""
+
+    def value(
+        student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None" = None, *, labels: "Tensor | None" = None, **parameters: Any
+    ) -> "Tensor":
+        form = loss(kind=loss.name(), **parameters)
+        return form(Outputs(student[0]), Outputs(teacher[0] if teacher else None), Batch(labels=labels, mask=mask))
+
+    value.__doc__ = loss.__doc__
+    return value
+
+
+# ---- what goes into a model
+
+
+class Input(Frozen):
+    """The shape of one encoded row: an image (channels, height, width) or a vector (features,)."""
+
+    modality: Literal["image", "vector"]
+    shape: tuple[PositiveInt, ...]
+
+
+class Column(Frozen):
+    """What a dataset's profile says of one column."""
+
+    type: Literal["image", "number", "category", "text"]
+    missing: int = 0
+    mean: float | None = None  # of a number
+    std: float | None = None
+    values: tuple[str, ...] | None = None  # of a category: its distinct values, sorted, at most 1,000
+
+
+class Task(Plugin):
+    """A kind of work: how a raw row becomes a model's input, and how its output becomes an answer. The same code trains and serves."""
+
+    gives: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
+    modality: ClassVar[Literal["image", "vector"]]
+    metric: ClassVar[str] = "accuracy"  # what early stopping watches where the spec does not say
+
+    def input_columns(self, columns: Mapping[str, Column], label: str | None) -> list[str]:
+        """The columns that a model of this task reads, in order. Raises InvalidData where there are none."""
+        raise NotImplementedError
+
+    def preprocessing(self, columns: Mapping[str, Column], inputs: Sequence[str], teacher: "Mapping[str, Any] | None") -> Frozen:
+        """The student's own preprocessing, derived from the data's profile and the first teacher's preprocessing."""
+        raise NotImplementedError
+
+    def parse_preprocessing(self, value: Mapping[str, Any]) -> Frozen:
+        """The stored form of a preprocessing, back as an object."""
+        raise NotImplementedError
+
+    def imported_preprocessing(self, config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, input: Input | None) -> Frozen:
+        """A teacher's own preprocessing. config and preprocessor: its config.json and preprocessor_config.json, {} and None for an
+        ONNX file, whose `input` is given instead. Raises Invalid naming the key that cannot be honored."""
+        raise NotImplementedError
+
+    def sidecars(self, preprocessing: Any) -> dict[str, Any]:
+        """JSON files, by name, that belong beside a student's weights so that others prepare its input the same way."""
+        raise NotImplementedError
+
+    def input(self, preprocessing: Any) -> Input:
+        """The shape of one encoded row."""
+        raise NotImplementedError
+
+    def encode(self, raw: Any, preprocessing: Any) -> "NDArray[Any]":
+        """One raw row as the compact array that is stored while training: uint8 pixels (C, H, W) or float32 features (F,).
+
+        Raises InvalidData, naming what is wrong with the row.
+        """
+        raise NotImplementedError
+
+    def normalize(self, encoded: Any, preprocessing: Any) -> Any:
+        """A batch of encoded rows, numpy array or tensor alike, as the float32 input of a model."""
+        raise NotImplementedError
+
+    def decode(self, logits: "NDArray[np.float32]", labels: Sequence[str], *, top_k: int) -> list[dict[str, Any]]:
+        """One answer a row of logits (B, C)."""
+        raise NotImplementedError
+
+
+# ---- students, schemes, exports
+
+
+class Architecture(Plugin):
+    """A student family: a typed schema that is costed without torch."""
+
+    exports: ClassVar[frozenset[str]] = frozenset()  # export kinds that were verified for this family
+    quantization: ClassVar[Literal["static", "dynamic"]] = "static"  # how onnx_int8 treats it: convolutions static, transformers dynamic
+    gives: ClassVar[frozenset[str]] = frozenset({"logits"})
+    format: ClassVar[str] = "huggingface"
+
+    def resolve(self, teacher: "Mapping[str, Any] | None") -> Self:
+        """The same form with everything filled in that depends on the first teacher's config.json (None: it has none)."""
+        return self
+
+    def accepts(self, input: Input) -> str | None:
+        """Why this student cannot take such an input, in one sentence with the way out; None when it can."""
+        raise NotImplementedError
+
+    def parameters(self, input: Input, classes: int) -> int:
+        """Learned numbers of the whole student, head included, in closed form."""
+        raise NotImplementedError
+
+    def build(self, input: Input, labels: Sequence[str]) -> "nn.Module":
+        """A freshly initialized student; the caller seeds torch. Its forward takes a batch and returns an object with `.logits`."""
+        raise NotImplementedError
+
+
+class Scheme(Plugin):
+    """How teachers and students are arranged in time."""
+
+
+class Export(Plugin):
+    """A format in which the student leaves."""
+
+    serves: ClassVar[bool] = False  # whether the API process can serve this file
+    tolerance: ClassVar[float | None] = 1e-4  # largest accepted difference of a logit from torch; None: lossy, judged by accuracy
+
+    def write(self, bundle: "Bundle", folder: Path) -> list[str]:
+        """Writes the file or files into `folder` and returns their names there."""
+        raise NotImplementedError
+
+    def run(self, bundle: "Bundle", folder: Path) -> "Callable[[NDArray[np.float32]], NDArray[np.float32]]":
+        """The written files opened again, as a function from a normalized batch to logits: what a user of the files computes."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What an export gets: the trained student on the CPU in eval mode, and what belongs to it."""
+
+    student: "nn.Module"
+    architecture: Architecture
+    task: Task
+    preprocessing: Any
+    input: Input
+    labels: Sequence[str]
+    sample: "NDArray[np.float32]"  # a normalized batch of real rows, for tracing and calibration

@@ -1,0 +1,228 @@
+"""The job spec: what a user orders. Every part has a default; an unknown field is an error, for a typo in a six-hour job is expensive.
+
+`JobSpec` is what is sent; `Resolved` is what the row keeps: every default filled in and every reference pinned, so that a later
+change of a default or of an alias never changes an old job.
+"""
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
+
+from app.catalog.base import Architecture, Export, Frozen, Input, Loss, Scheme, Task, discover, one_of
+
+LOSSES = discover("app.catalog.losses", Loss)
+TASKS = discover("app.catalog.tasks", Task)
+ARCHITECTURES = discover("app.catalog.architectures", Architecture)
+SCHEMES = discover("app.catalog.schemes", Scheme)
+EXPORTS = discover("app.catalog.exports", Export)
+
+if TYPE_CHECKING:
+    AnyLoss, AnyTask, AnyArchitecture, AnyScheme, AnyExport = Loss, Task, Architecture, Scheme, Export
+else:
+    AnyLoss, AnyTask, AnyArchitecture, AnyScheme, AnyExport = map(one_of, (LOSSES, TASKS, ARCHITECTURES, SCHEMES, EXPORTS))
+
+NAME = r"[a-z0-9][a-z0-9._-]{0,99}"
+Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
+Text = Annotated[str, StringConstraints(max_length=200)]
+ModelReference = Annotated[
+    str,
+    StringConstraints(pattern=f"^model:{NAME}(@[A-Za-z0-9._-]{{1,64}})?$"),
+    Field(description="model:NAME, model:NAME@VERSION or model:NAME@ALIAS; a bare name means its newest version"),
+]
+DatasetReference = Annotated[
+    str,
+    StringConstraints(pattern=f"^dataset:{NAME}(@[0-9]{{1,9}})?(#[a-z0-9_-]{{1,32}})?$"),
+    Field(description="dataset:NAME[@VERSION][#SPLIT]; without a split the dataset's only one, or `train`"),
+]
+
+
+class Teacher(Frozen):
+    model: ModelReference
+    weight: PositiveFloat = Field(1.0, description="share among several teachers; the shares are divided by their sum")
+
+
+class RandomInitialization(Frozen):
+    """Fresh weights from the family's own initializer, drawn from training.seed."""
+
+    kind: Literal["random"] = "random"
+
+
+class Student(Frozen):
+    architecture: AnyArchitecture = Field(description="a student family with its sizes")
+    initialize: RandomInitialization = RandomInitialization()
+
+
+class Holdout(Frozen):
+    """Rows taken from the labeled training rows, the same share of each class."""
+
+    holdout: Annotated[float, Field(gt=0, lt=1)] = 0.1
+
+
+class Columns(Frozen):
+    input: str | list[str] | None = Field(None, description="the column or columns to read; None: what the task finds")
+    label: str | None = Field(None, description="the column with the label; None: the dataset's own label column")
+
+
+class Data(Frozen):
+    train: DatasetReference = Field(description="labeled rows; rows without a label are used as unlabeled ones")
+    validation: DatasetReference | Holdout = Holdout()
+    test: DatasetReference | None = Field(None, description="rows for the report alone; None: the validation rows, and the report says so")
+    unlabeled: list[DatasetReference] = Field([], max_length=16, description="more rows for the teacher to answer; labels in them are ignored")
+    columns: Columns = Columns()
+
+
+class Hinton(Frozen):
+    """Hinton's pair: alpha * kd + (1 - alpha) * cross_entropy. alpha is the teacher's share."""
+
+    preset: Literal["hinton"] = "hinton"
+    temperature: PositiveFloat = 4.0
+    alpha: Annotated[float, Field(ge=0, le=1)] = 0.9
+
+    def expand(self) -> list[Loss]:
+        kd = {"kind": "kd", "temperature": self.temperature, "weight": self.alpha}
+        return [LOSSES["kd"].model_validate(kd), LOSSES["cross_entropy"].model_validate({"weight": 1 - self.alpha})]
+
+
+class AdamW(Frozen):
+    kind: Literal["adamw"] = "adamw"
+    lr: PositiveFloat = 0.001
+    weight_decay: NonNegativeFloat = 0.01
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+
+
+class SGD(Frozen):
+    kind: Literal["sgd"] = "sgd"
+    lr: PositiveFloat = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegativeFloat = 0.0005
+    nesterov: bool = False
+
+
+class LearningRateSchedule(Frozen):
+    """The learning rate rises in a straight line for `warmup_steps`, then falls to zero (cosine, linear) or stays (constant)."""
+
+    kind: Literal["cosine", "linear", "constant"] = "cosine"
+    warmup_steps: NonNegativeInt = 0
+
+
+class EarlyStopping(Frozen):
+    """Stop after `patience` epochs in which the validation metric did not improve."""
+
+    metric: Literal["auto", "accuracy", "macro_f1", "log_loss"] = "auto"
+    patience: PositiveInt = 10
+
+
+class Training(Frozen):
+    epochs: Annotated[int, Field(ge=1, le=100_000)] = 30
+    batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    optimizer: Annotated[AdamW | SGD, Field(discriminator="kind")] = AdamW()
+    schedule: LearningRateSchedule = LearningRateSchedule()
+    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where the device is built for it")
+    clip_norm: PositiveFloat | None = Field(None, description="largest norm of the gradient; None: not clipped")
+    early_stopping: EarlyStopping | None = Field(None, description="None: train all epochs; the best step is kept either way")
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+class Evaluation(Frozen):
+    compare: list[Literal["teacher", "control"]] = Field(
+        ["teacher", "control"],
+        description="columns beside the student; control: the same student with the same steps and seed, without the teacher",
+    )
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = Field(2000, description="resamples behind each 95 % interval")
+
+
+class Resources(Frozen):
+    accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    priority: Annotated[int, Field(ge=0, le=100)] = Field(50, description="higher goes first")
+    max_runtime_s: Annotated[float, Field(gt=0, le=30 * 86_400)] = 14_400.0
+
+
+class Output(Frozen):
+    model: Name | None = Field(None, description="name of the model that the student becomes a version of; None: made from the first teacher's")
+    alias: Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_-]{0,63}$")] | None = Field(None, description="moved to the new version")
+
+
+def _each_kind_once(exports: list[Export]) -> list[Export]:
+    kinds = [export.kind for export in exports]
+    if len(set(kinds)) < len(kinds):
+        raise ValueError("an export kind may stand here once only")
+    return exports
+
+
+class JobSpec(Frozen):
+    """What a user orders. The smallest one is task, teachers, student and data."""
+
+    name: Text = ""
+    labels: dict[Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.-]{1,64}$")], Text] = Field({}, max_length=32)
+    task: AnyTask
+    teachers: list[Teacher] = Field(min_length=1, max_length=8)
+    ensemble: Literal["mean_probabilities", "mean_logits"] | None = Field(
+        None, description="how several teachers become one target; needed when there are several"
+    )
+    student: Student
+    data: Data
+    losses: Annotated[list[AnyLoss], Field(min_length=1, max_length=16)] | Hinton = Hinton()
+    scheme: AnyScheme = SCHEMES["offline"]()  # type: ignore[call-arg]
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    exports: Annotated[list[AnyExport], Field(min_length=1), AfterValidator(_each_kind_once)] = Field(
+        default_factory=lambda: [EXPORTS["safetensors"](), EXPORTS["onnx"]()]  # type: ignore[call-arg]
+    )
+    resources: Resources = Resources()
+    output: Output = Output()
+
+    def terms(self) -> list[Loss]:
+        """The losses as a list, a preset expanded."""
+        return self.losses.expand() if isinstance(self.losses, Hinton) else self.losses
+
+
+# ---- the resolved form
+
+
+class PinnedModel(Frozen):
+    """A reference to a model, fixed for good."""
+
+    reference: str
+    version_id: str
+    digest: str
+    format: str
+    family: str
+    labels: list[str]
+    order: list[int] = Field(description="for each of the job's labels, its position in this teacher's logits")
+    preprocessing: dict[str, Any]
+    details: dict[str, Any]
+    parameters: int
+    weight: float
+
+
+class PinnedData(Frozen):
+    """A split of a dataset, fixed for good."""
+
+    reference: str
+    dataset_id: str
+    split: str
+    sha256: str
+    size: int
+    rows: int
+
+
+class ResolvedData(Frozen):
+    train: PinnedData
+    validation: PinnedData | Holdout
+    test: PinnedData | None
+    unlabeled: list[PinnedData]
+    inputs: list[str] = Field(description="columns that are read, in order")
+    label: str = Field(description="column with the label")
+
+
+class Resolved(Frozen):
+    """The order as it will be carried out. The worker reads this and nothing else of the order."""
+
+    spec: JobSpec = Field(description="the spec with every default filled in, presets expanded and `auto` decided")
+    teachers: list[PinnedModel]
+    data: ResolvedData
+    labels: list[str] = Field(description="the class names, in the order of the student's logits")
+    input: Input
+    preprocessing: dict[str, Any]
+    parameters: int = Field(description="of the student")

@@ -1,0 +1,89 @@
+"""All that differs between SQLite and Postgres: the clock and the triggers."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import DateTime, Dialect, Float, String, literal, text
+from sqlalchemy.engine import Connection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+TERMINAL = ("succeeded", "failed", "cancelled")
+_SQLITE_FORMAT = "%Y-%m-%d %H:%M:%S.%f"
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """An aware UTC moment; on SQLite a text of fixed width, so that comparison by text is comparison by time."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return dialect.type_descriptor(String(26) if dialect.name == "sqlite" else DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a moment without a time zone cannot be stored")
+        value = value.astimezone(UTC)
+        return value.strftime(_SQLITE_FORMAT) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if isinstance(value, str):
+            return datetime.strptime(value, _SQLITE_FORMAT).replace(tzinfo=UTC)
+        return None if value is None else value.astimezone(UTC)
+
+
+class db_now(FunctionElement[datetime]):  # noqa: N801  (it reads as the SQL function that it is)
+    """The database's own clock, `offset_s` seconds from now. Postgres' now() is the transaction's start, so not that one."""
+
+    type = UtcTime()
+    inherit_cache = True
+
+    def __init__(self, offset_s: float = 0.0) -> None:
+        super().__init__(literal(float(offset_s), Float()))
+
+
+@compiles(db_now, "sqlite")
+def _sqlite_now(element: db_now, compiler: Any, **kw: Any) -> str:
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {compiler.process(element.clauses, **kw)} || ' seconds')"
+
+
+@compiles(db_now, "postgresql")
+def _postgres_now(element: db_now, compiler: Any, **kw: Any) -> str:
+    return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
+
+
+def now() -> datetime:
+    """This process's clock, for what is only shown; leases and order use `db_now`."""
+    return datetime.now(UTC)
+
+
+def create_triggers(connection: Connection) -> None:
+    """Terminal jobs never change; events never change. Every migration ends with this: batch mode drops SQLite's triggers."""
+    for statement in _TRIGGERS[connection.dialect.name]:
+        connection.execute(text(statement))
+
+
+_ENDED = ", ".join(f"'{status}'" for status in TERMINAL)
+_TRIGGERS = {
+    "sqlite": [
+        "DROP TRIGGER IF EXISTS jobs_terminal_immutable",
+        f"CREATE TRIGGER jobs_terminal_immutable BEFORE UPDATE ON jobs WHEN OLD.status IN ({_ENDED}) "
+        "BEGIN SELECT RAISE(ABORT, 'a terminal job never changes'); END",
+        "DROP TRIGGER IF EXISTS events_append_only",
+        "CREATE TRIGGER events_append_only BEFORE UPDATE ON events "
+        "BEGIN SELECT RAISE(ABORT, 'events are append-only'); END",
+    ],
+    "postgresql": [
+        "CREATE OR REPLACE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN RAISE EXCEPTION '% rows never change here', TG_TABLE_NAME; END $$",
+        "DROP TRIGGER IF EXISTS jobs_terminal_immutable ON jobs",
+        f"CREATE TRIGGER jobs_terminal_immutable BEFORE UPDATE ON jobs FOR EACH ROW "
+        f"WHEN (OLD.status IN ({_ENDED})) EXECUTE FUNCTION refuse_change()",
+        "DROP TRIGGER IF EXISTS events_append_only ON events",
+        "CREATE TRIGGER events_append_only BEFORE UPDATE ON events FOR EACH ROW EXECUTE FUNCTION refuse_change()",
+    ],
+}

@@ -1,0 +1,62 @@
+"""The engine, and the two ways to open a session: `read()` and `write()`."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy.orm import Session
+
+WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)  # older WAL can corrupt with several writers
+BUSY_TIMEOUT_MS = 30_000
+
+
+class Sessions:
+    """Opens sessions on one database. `write()` commits when its block ends well and rolls back when it does not."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = _sqlite_engine(url) if url.startswith("sqlite") else create_engine(url, pool_size=16, max_overflow=24)
+        writing = self.engine.execution_options(stillhouse_write=True)
+        self._read, self._write = self.engine, writing
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """A snapshot to look at; what is changed in it is thrown away."""
+        with Session(self._read, expire_on_commit=False) as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """One transaction; on SQLite it takes the write lock at once, so that two writers queue up instead of failing."""
+        with Session(self._write, expire_on_commit=False) as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _sqlite_engine(url: str) -> Engine:
+    database = make_url(url).database
+    if database:
+        Path(database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, pool_size=16, max_overflow=32)
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # the driver opens no transactions of its own: _begin_sqlite does
+    cursor = connection.cursor()
+    cursor.execute(f"PRAGMA busy_timeout={BUSY_TIMEOUT_MS}")
+    cursor.execute("PRAGMA foreign_keys=ON")
+    cursor.execute(f"PRAGMA journal_mode={'WAL' if WAL_IS_SAFE else 'TRUNCATE'}")
+    cursor.execute("PRAGMA synchronous=FULL")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    write = connection.get_execution_options().get("stillhouse_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

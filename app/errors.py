@@ -1,0 +1,192 @@
+"""Every error that a user can meet, with its HTTP status and its stable code, as a tree.
+
+A message names the thing, the value and the way out. It never carries a path, SQL, a host name or a stack.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong: where (a JSON pointer into the request), what, and the way out."""
+
+    pointer: str
+    code: str
+    detail: str
+    fix: str = ""
+
+
+class StillhouseError(Exception):
+    """The root. `detail` is one sentence for the user; `faults` point at the fields that caused it."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal"
+    title: ClassVar[str] = "Something broke on our side"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, detail: str, *faults: Fault, retry_after_s: int | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.faults = faults
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """The error as RFC 9457 problem details, without the members that belong to one request."""
+        return {
+            "type": f"urn:stillhouse:error:{self.code}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "code": self.code,
+            "retryable": self.retryable,
+            "errors": [asdict(fault) for fault in self.faults],
+        }
+
+
+# ---- the request is wrong
+
+
+class MalformedBody(StillhouseError):
+    status, code, title = 400, "malformed_body", "The body cannot be read"
+
+
+class Unauthenticated(StillhouseError):
+    status, code, title = 401, "unauthenticated", "A valid key is needed"
+
+
+class Forbidden(StillhouseError):
+    status, code, title = 403, "forbidden", "This request is not allowed here"
+
+
+class NotFound(StillhouseError):
+    status, code, title = 404, "not_found", "There is no such thing"
+
+
+class MethodNotAllowed(StillhouseError):
+    status, code, title = 405, "method_not_allowed", "This method is not offered here"
+
+
+class StateConflict(StillhouseError):
+    status, code, title = 409, "state_conflict", "The state does not allow this"
+
+
+class InUse(StateConflict):
+    code, title = "in_use", "Something still needs it"
+
+
+class ModelNotReady(StateConflict):
+    code, title = "model_not_ready", "This model cannot be served"
+
+
+class VersionConflict(StillhouseError):
+    status, code, title = 412, "version_conflict", "It has changed since you read it"
+
+
+class PayloadTooLarge(StillhouseError):
+    status, code, title = 413, "payload_too_large", "The body is too large"
+
+
+class UnsupportedMediaType(StillhouseError):
+    status, code, title = 415, "unsupported_media_type", "This content type is not understood here"
+
+
+class RangeNotSatisfiable(StillhouseError):
+    status, code, title = 416, "range_not_satisfiable", "The range lies outside the file"
+
+
+class Overloaded(StillhouseError):
+    status, code, title, retryable = 429, "rate_limited", "Too much at once", True
+
+
+class Unavailable(StillhouseError):
+    status, code, title, retryable = 503, "unavailable", "Not ready yet", True
+
+
+# ---- the content is wrong
+
+
+class Invalid(StillhouseError):
+    """422: understood, but it cannot be done as asked."""
+
+    status, code, title = 422, "invalid_request", "The request cannot be carried out as it stands"
+
+
+class InvalidSpec(Invalid):
+    code, title = "invalid_spec", "The job spec is not valid"
+
+
+class UnknownReference(Invalid):
+    code, title = "unknown_reference", "A reference points at nothing"
+
+
+class LabelMismatch(Invalid):
+    code, title = "label_mismatch", "Teacher and data disagree about the labels"
+
+
+class ShapeMismatch(Invalid):
+    code, title = "shape_mismatch", "Shapes do not fit together"
+
+
+class DatasetTooSmall(Invalid):
+    code, title = "dataset_too_small", "There are too few rows"
+
+
+class InvalidData(Invalid):
+    code, title = "invalid_data", "The data cannot be used"
+
+
+class UnsafeFormat(Invalid):
+    code, title = "unsafe_format", "This file could run code or harm the reader"
+
+
+class WillNotFit(Invalid):
+    code, title = "will_not_fit", "The order is larger than this installation allows"
+
+
+class IdempotencyKeyReused(Invalid):
+    code, title = "idempotency_key_reused", "This Idempotency-Key was used with another body"
+
+
+# ---- a job fails
+
+
+class JobFailure(StillhouseError):
+    """Ends a job. `blame` says whose turn it is to act: user, platform or capacity."""
+
+    code, title = "job_failed", "The job failed"
+    blame: ClassVar[str] = "platform"
+
+
+class TeacherLoadFailed(JobFailure):
+    code, title, blame = "teacher_load_failed", "The teacher cannot be loaded", "user"
+
+
+class DataUnusable(JobFailure):
+    code, title, blame = "data_unusable", "The data cannot be used for this job", "user"
+
+
+class NumericDivergence(JobFailure):
+    code, title, blame = "numeric_divergence", "A loss became infinite or not a number", "user"
+
+
+class OutOfMemory(JobFailure):
+    code, title, blame = "out_of_memory", "The job needs more memory than there is", "capacity"
+
+
+class DeadlineExceeded(JobFailure):
+    code, title, blame = "deadline", "The job ran longer than it may", "user"
+
+
+class ExportMismatch(JobFailure):
+    code, title, blame = "export_mismatch", "An exported file does not compute what the student computes", "platform"
+
+
+class Poison(JobFailure):
+    code, title, blame = "poison", "Every attempt died without progress", "platform"
+
+
+class LeaseLost(StillhouseError):
+    """This attempt no longer owns its job: stop at once, write nothing."""
+
+    code, title = "worker_lost", "Another attempt owns this job"

@@ -1,0 +1,51 @@
+"""Every knob with its default. Built once at the door and handed in, never a global."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+MIB = 1024**2
+GIB = 1024**3
+
+
+class Settings(BaseSettings):
+    """Read from the environment, each with the prefix STILLHOUSE_."""
+
+    model_config = SettingsConfigDict(env_prefix="STILLHOUSE_", extra="ignore", frozen=True)
+
+    database_url: str = Field("sqlite:///data/stillhouse.db", description="sqlite:///PATH or postgresql+psycopg://...")
+    blobs_url: str = Field("file://data/blobs", description="file://PATH or s3://BUCKET/PREFIX (keys: AWS_* variables)")
+    queue_url: str = Field("local://", description="local:// (a thread in the API process) or redis://... (Celery)")
+    work_dir: Path = Field(Path("data/work"), description="scratch space of jobs, uploads and served models")
+
+    host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs a key")
+    port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="0 takes a free port")
+    bootstrap_key: SecretStr | None = Field(None, description="the first API key, sh_ID_SECRET; turns keys on")
+    log_format: str = Field("console", pattern="^(console|json)$", description="console or json")
+
+    slots: PositiveInt = Field(1, description="jobs that one worker process runs at once")
+    accelerators: tuple[str, ...] = Field(("cpu",), description='what this worker offers, as JSON: ["cpu", "cuda"]')
+    threads: PositiveInt = Field(os.cpu_count() or 1, description="CPU threads of one training process")
+    lease_s: PositiveFloat = Field(60.0, description="seconds after which a silent worker's job is taken over")
+    poll_s: PositiveFloat = Field(2.0, description="seconds between two looks for work that nobody rang for")
+    max_no_progress: PositiveInt = Field(3, description="attempts without progress before a job counts as poison")
+
+    max_json_bytes: PositiveInt = Field(32 * MIB, description="largest JSON or image body")
+    max_upload_bytes: PositiveInt = Field(4 * GIB, description="largest upload, before and after unpacking")
+    max_archive_entries: PositiveInt = Field(200_000, description="most files in an archive")
+    max_archive_ratio: PositiveInt = Field(200, description="most bytes that one archived byte may become")
+    max_pixels: PositiveInt = Field(64_000_000, description="most pixels of one image")
+    max_intake_s: PositiveFloat = Field(600.0, description="seconds that the profiling of an upload may take")
+    max_intake_bytes: PositiveInt = Field(4 * GIB, description="memory that the profiling of an upload may take")
+    max_parameters: PositiveInt = Field(2_000_000_000, description="largest student, in parameters")
+
+    serving_bytes: PositiveInt = Field(1 * GIB, description="memory for loaded students")
+    serving_threads: PositiveInt = Field(os.cpu_count() or 1, description="CPU threads of one loaded student")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the API process supervises the jobs itself."""
+        return self.queue_url.startswith("local:")
