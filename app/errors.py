@@ -186,6 +186,12 @@ class Poison(JobFailure):
     code, title, blame = "poison", "Every attempt died without progress", "platform"
 
 
+class BlobCorrupt(StillhouseError):
+    """Stored bytes do not have the digest under which they stand."""
+
+    code, title = "blob_corrupt", "Stored content is damaged"
+
+
 class LeaseLost(StillhouseError):
     """This attempt no longer owns its job: stop at once, write nothing."""
 

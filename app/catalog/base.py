@@ -201,13 +201,13 @@ class Input(Frozen):
 
 
 class Column(Frozen):
-    """What a dataset's profile says of one column."""
+    """What a dataset's profile says of one column of one split."""
 
     type: Literal["image", "number", "category", "text"]
     missing: int = 0
-    mean: float | None = None  # of a number
+    mean: float | None = None  # of numbers; std is the population's
     std: float | None = None
-    values: tuple[str, ...] | None = None  # of a category: its distinct values, sorted, at most 1,000
+    counts: dict[str, int] | None = None  # rows by class name, where there are at most 1,000 distinct values
 
 
 class Task(Plugin):

@@ -1,0 +1,18 @@
+"""Computes a student's logits for the API."""
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Predictor(Protocol):
+    def logits(self, sha256: str, inputs: "NDArray[np.float32]") -> "NDArray[np.float32]":
+        """logits (B, C) of a normalized batch (B, ...), by the exported ONNX file with this sha256, loaded once and kept.
+
+        Raises ModelNotReady when the file cannot be loaded. Blocks; call it from a thread.
+        """
+
+    def close(self) -> None:
+        """Frees every loaded model."""
