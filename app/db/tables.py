@@ -162,7 +162,8 @@ class Job(Base):
     deadline_at: Mapped[datetime | None]
     interruptions: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)
-    no_progress: Mapped[int] = mapped_column(default=0)
+    no_progress: Mapped[int] = mapped_column(default=0)  # attempts in a row that got no further than one before them
+    phases_done: Mapped[int] = mapped_column(default=0)  # most phases that any attempt completed
 
     phases: Mapped[list[Any]]
     progress: Mapped[Json]
