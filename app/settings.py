@@ -1,5 +1,6 @@
 """Every knob with its default. Built once at the door and handed in, never a global."""
 
+import json
 import os
 from pathlib import Path
 from typing import Annotated
@@ -49,3 +50,9 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """Whether the API process supervises the jobs itself."""
         return self.queue_url.startswith("local:")
+
+    def environment(self) -> dict[str, str]:
+        """The same settings as environment variables, for a child process; without the key, which it has no use for."""
+        values = self.model_dump(mode="json", exclude={"bootstrap_key"}, exclude_none=True)
+        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+        return {f"STILLHOUSE_{name.upper()}": text for name, text in texts.items()}

@@ -1,9 +1,22 @@
 """Content-addressed bytes: what is stored is found again by its sha256, is whole or not there, and never changes."""
 
+import hashlib
+import os
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
-from typing import Protocol
+from tempfile import NamedTemporaryFile
+from typing import IO, TYPE_CHECKING, Protocol
+
+from app.errors import BlobCorrupt, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+CHUNK = 4 * 1024**2  # bytes read at once
+PART = 8 * 1024**2  # bytes of one part of a large upload; four travel at once
 
 
 @dataclass(frozen=True)
@@ -32,3 +45,143 @@ class Blobs(Protocol):
 
     def check(self) -> None:
         """Raises Unavailable when the store cannot be reached."""
+
+
+def file_blobs(folder: Path) -> "ObjectBlobs":
+    """Blobs in a folder, which is made if it is missing. A stored blob survives a power cut."""
+    from obstore.store import LocalStore
+
+    spool = folder / ".incoming"  # in the same file system, so that a blob can be linked into its place
+    spool.mkdir(parents=True, exist_ok=True)
+    return FileBlobs(LocalStore(folder), spool)
+
+
+def s3_blobs(bucket: str, prefix: str, scratch: Path) -> "ObjectBlobs":
+    """Blobs in an S3 bucket; endpoint, region and keys come from the usual AWS_* variables. scratch: where uploads are spooled."""
+    from obstore.store import S3Store
+
+    scratch.mkdir(parents=True, exist_ok=True)
+    store = S3Store(
+        bucket,
+        prefix=prefix or None,
+        client_options={"allow_http": True},  # the endpoint's scheme decides
+        retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=20)},
+    )
+    return ObjectBlobs(store, scratch)
+
+
+class ObjectBlobs:
+    """Blobs in an object store.
+
+    An upload is spooled and hashed in `scratch` first, so that its name is known before its first byte is sent, then put
+    create-only. A large one goes in parts, which S3 joins at the end and where obstore offers no condition; by then its name
+    has been looked for, and two who race write the same bytes. Parts of an upload that died stay hidden until the bucket's
+    own rule for them removes them. What is read is asked for in pieces, so that a slow reader holds no connection open.
+    """
+
+    def __init__(self, store: "ObjectStore", scratch: Path) -> None:
+        self._store = store
+        self._scratch = scratch
+
+    def put(self, chunks: Iterable[bytes]) -> Blob:
+        digest, size = hashlib.sha256(), 0
+        with NamedTemporaryFile(dir=self._scratch, prefix="put-") as spooled:
+            for chunk in chunks:
+                digest.update(chunk)
+                size += spooled.write(chunk)
+            spooled.flush()
+            blob = Blob(digest.hexdigest(), size)
+            self._publish(spooled, blob)
+        return blob
+
+    def put_file(self, path: Path) -> Blob:
+        with path.open("rb") as file:
+            return self.put(iter(lambda: file.read(CHUNK), b""))
+
+    def size(self, sha256: str) -> int | None:
+        try:
+            with _outages():
+                return self._store.head(_key(sha256))["size"]
+        except FileNotFoundError:
+            return None
+
+    def read(self, sha256: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
+        size = self.size(sha256)
+        if size is None:
+            raise NotFound(f"There is no stored content with the sha256 {sha256}.")
+        return self._pieces(_key(sha256), start, size if length is None else min(size, start + length))
+
+    def fetch(self, sha256: str, path: Path) -> None:
+        chunks, digest = self.read(sha256), hashlib.sha256()
+        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
+            try:
+                for chunk in chunks:
+                    digest.update(chunk)
+                    file.write(chunk)
+                file.close()
+                if digest.hexdigest() != sha256:
+                    raise BlobCorrupt(f"Stored content is damaged, restore it from a backup: {sha256}.")
+                os.replace(file.name, path)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(file.name)
+
+    def check(self) -> None:
+        with _outages():
+            next(iter(self._store.list("sha256/00", chunk_size=1)), None)
+
+    def _publish(self, spooled: "IO[bytes]", blob: Blob) -> None:
+        from obstore.exceptions import AlreadyExistsError
+
+        key = _key(blob.sha256)
+        with _outages():
+            if blob.size <= PART:
+                spooled.seek(0)
+                with suppress(AlreadyExistsError):
+                    self._store.put(key, spooled.read(), mode="create", use_multipart=False)
+            elif self.size(blob.sha256) is None:
+                self._store.put(key, Path(spooled.name), chunk_size=PART, max_concurrency=4)
+
+    def _pieces(self, key: str, start: int, end: int) -> Iterator[bytes]:
+        for position in range(start, end, CHUNK):
+            with _outages():
+                piece = self._store.get_range(key, start=position, end=min(position + CHUNK, end))
+            yield bytes(piece)
+
+
+class FileBlobs(ObjectBlobs):
+    """Blobs in a local folder. obstore does not sync and would hold a create-only put in memory, so the spooled file is linked."""
+
+    def _publish(self, spooled: "IO[bytes]", blob: Blob) -> None:
+        folder = self._scratch.parent
+        target = folder / _key(blob.sha256)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.fsync(spooled.fileno())
+        with suppress(FileExistsError):
+            os.link(spooled.name, target)
+        for made in (target.parent, target.parent.parent, folder):
+            _sync_folder(made)
+
+
+def _key(sha256: str) -> str:
+    return f"sha256/{sha256[:2]}/{sha256}"
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _outages() -> Iterator[None]:
+    """What the store says of its own troubles names hosts and paths; a user hears that it is away."""
+    from obstore.exceptions import BaseError
+
+    try:
+        yield
+    except BaseError as error:
+        detail = "The object store did not answer; try again in a moment."
+        raise Unavailable(detail, retry_after_s=5) from error

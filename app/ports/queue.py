@@ -1,12 +1,24 @@
 """The bell: it says that there is work, never which. A lost or doubled ring changes nothing, for the row is the truth."""
 
+import queue
 import threading
 from typing import Protocol
+
+import structlog
+
+log = structlog.get_logger()
+
+TASK = "stillhouse.work"
+EXPIRES_S = 60.0  # a hint that nobody took by then has been given again
+UNSENT = 100  # rings kept while the broker is away
 
 
 class Queue(Protocol):
     def ring(self, job_id: str) -> None:
         """Wakes a worker. Never blocks and never fails; the id is for the log only."""
+
+    def close(self) -> None:
+        """Rings no more."""
 
 
 class LocalQueue:
@@ -17,3 +29,53 @@ class LocalQueue:
 
     def ring(self, job_id: str) -> None:
         self.bell.set()
+
+    def close(self) -> None:
+        pass
+
+
+class CeleryQueue:
+    """A Celery message, sent by a thread of its own: no request ever waits for the broker."""
+
+    def __init__(self, url: str) -> None:
+        from celery import Celery
+
+        self._celery = Celery("stillhouse", broker=url)
+        self._celery.conf.update(BROKER_MANNERS)
+        self._rings: queue.Queue[str | None] = queue.Queue(UNSENT)
+        self._sender = threading.Thread(target=self._send, name="bell", daemon=True)
+        self._sender.start()
+
+    def ring(self, job_id: str) -> None:
+        try:
+            self._rings.put_nowait(job_id)
+        except queue.Full:
+            log.warning("the bell is choked: the lookout will ring again", job_id=job_id)
+
+    def close(self) -> None:
+        self._rings.put(None)
+        self._sender.join(timeout=2.0)
+        self._celery.close()
+
+    def _send(self) -> None:
+        while (job_id := self._rings.get()) is not None:
+            try:
+                self._celery.send_task(TASK, args=[job_id], expires=EXPIRES_S, retry=False, ignore_result=True)
+            except Exception:
+                log.warning("the broker did not take the ring", job_id=job_id, exc_info=True)
+
+
+BROKER_MANNERS = {
+    "accept_content": ["json"],
+    "broker_connection_retry_on_startup": True,
+    "broker_transport_options": {"socket_timeout": 10.0, "socket_connect_timeout": 5.0, "socket_keepalive": True},
+    "result_backend": None,
+    "task_acks_late": False,
+    "task_ignore_result": True,
+    "task_serializer": "json",
+    "worker_disable_prefetch": True,
+    "worker_enable_remote_control": False,
+    "worker_hijack_root_logger": False,
+    "worker_prefetch_multiplier": 1,
+    "worker_send_task_events": False,
+}

@@ -1,0 +1,435 @@
+"""The life of a job, and the only writer of its status.
+
+Every operation is one guarded UPDATE: it names the state it expects, and whoever lost a race changes nothing. `attempt` is the
+fencing token: it grows at each claim, so that a worker which was taken for dead cannot write over its successor. Each change moves
+`version` and writes its events in the same transaction, numbered without a gap. Times are the database's.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy.orm import Session
+
+from app.catalog.spec import Resolved
+from app.db.dialect import TERMINAL, db_now, now
+from app.db.tables import Job, MetricPoint, ModelVersion
+from app.errors import NotFound, Poison, StateConflict
+from app.services import models
+from app.services.transitions import (
+    PHASES,
+    Note,
+    change,
+    end,
+    ended,
+    lost,
+    owned_by,
+    owner_change,
+    owner_row,
+    pending,
+)
+
+BACKOFF_S = 5.0  # doubled with each failure
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a metric, at an optimizer step of a split (`train`, `validation`, `control`...)."""
+
+    name: str
+    split: str
+    step: int
+    value: float
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a renewal brings back: what the user wants, and whether the job is past its deadline."""
+
+    desired: str
+    overdue: bool
+
+
+# ---- what users do
+
+
+def cancel(session: Session, project_id: str, job_id: str, mode: Literal["discard", "keep"]) -> Job:
+    """Ends a waiting job at once; asks a running one to stop, dropping (discard) or keeping (keep) what it has learned.
+
+    Raises NotFound, and StateConflict when the job has ended or is being discarded already.
+    """
+    mine = Job.project_id == project_id
+    wish = "cancel" if mode == "discard" else "finish"
+    job = change(
+        session,
+        job_id,
+        mine,
+        Job.status.in_(("queued", "paused")),
+        events=ended("cancelled", "cancelled before it ran"),
+        **end("cancelled"),
+    ) or change(
+        session,
+        job_id,
+        mine,
+        Job.status == "running",
+        Job.desired.in_(("run", "pause", "finish") if mode == "discard" else ("run", "pause")),
+        events=[
+            Note(
+                "job.status",
+                f"asked to {'stop' if mode == 'discard' else 'stop and keep the best so far'}",
+                data={"desired": wish},
+            )
+        ],
+        desired=wish,
+    )
+    if job is not None:
+        return job
+    found = session.execute(select(Job).where(Job.id == job_id, mine)).scalar_one_or_none()
+    if found is None:
+        raise NotFound(f"There is no job {job_id[:64]!r}.")
+    if found.status == "running" and found.desired == wish:
+        return found
+    state = found.status if found.status in TERMINAL else "being cancelled"
+    raise StateConflict(f"Job {job_id} is {state}: it cannot be cancelled with mode {mode!r} any more.")
+
+
+def remove(session: Session, project_id: str, job_id: str) -> None:
+    """Deletes an ended job with its events and metrics; the model version it made stays. Raises NotFound, StateConflict."""
+    gone = delete(Job).where(Job.id == job_id, Job.project_id == project_id, Job.status.in_(TERMINAL))
+    if session.execute(gone.returning(Job.id)).first() is not None:
+        return
+    if session.execute(select(Job.id).where(Job.id == job_id, Job.project_id == project_id)).first() is None:
+        raise NotFound(f"There is no job {job_id[:64]!r}.")
+    raise StateConflict(f"Job {job_id} has not ended: cancel it first, then delete it.")
+
+
+# ---- what supervisors do
+
+
+def eligible(accelerators: Sequence[str]) -> list[ColumnElement[bool]]:
+    """What makes a job ready to be claimed by a worker with these accelerators."""
+    return [
+        Job.status == "queued",
+        Job.available_at <= db_now(),
+        Job.accelerator.in_(("auto", *accelerators)),
+    ]
+
+
+def silent() -> list[ColumnElement[bool]]:
+    """What makes a running job one that its worker has lost."""
+    return [Job.status == "running", Job.lease_expires_at <= db_now()]
+
+
+def claim(session: Session, owner: str, accelerators: Sequence[str], lease_s: float) -> Job | None:
+    """Takes the next job, by priority and then by age; None when nothing is eligible."""
+    candidate = (
+        select(Job.id)
+        .where(*eligible(accelerators))
+        .order_by(Job.priority.desc(), Job.created_at, Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    job = change(
+        session,
+        candidate,
+        Job.status == "queued",
+        status="running",
+        attempt=Job.attempt + 1,
+        lease_owner=owner,
+        lease_expires_at=db_now(lease_s),
+        started_at=func.coalesce(Job.started_at, db_now()),
+        phases=[pending(name) for name in PHASES],
+        progress={},
+        best=None,
+    )
+    if job is None:
+        return None
+    session.execute(delete(MetricPoint).where(MetricPoint.job_id == job.id))  # the attempt starts over
+    max_runtime_s = job.resolved["spec"]["resources"]["max_runtime_s"]
+    started = Note("attempt.started", f"attempt {job.attempt} started", data={"attempt": job.attempt})
+    running = Note("job.status", "running", data={"status": "running", "attempt": job.attempt})
+    return change(
+        session,
+        job.id,
+        events=[running, started],
+        deadline_at=func.coalesce(Job.deadline_at, db_now(max_runtime_s)),
+    )
+
+
+def renew(session: Session, job_id: str, attempt: int, lease_s: float) -> Orders:
+    """Keeps the lease. Raises LeaseLost when it is over or another attempt has begun."""
+    row = session.execute(
+        update(Job)
+        .where(*owned_by(job_id, attempt), Job.lease_expires_at > db_now())
+        .values(lease_expires_at=db_now(lease_s))
+        .returning(Job.desired, Job.deadline_at <= db_now())
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if row is None:
+        raise lost(job_id, attempt)
+    return Orders(desired=row[0], overdue=bool(row[1]))
+
+
+def yield_(session: Session, job_id: str, attempt: int) -> None:
+    """Hands a job back without penalty: this worker is going away. What the user wished meanwhile is carried out."""
+    _give_back(
+        session,
+        owner_row(session, job_id, attempt),
+        why="its worker is shutting down",
+        crashed=False,
+        limit=0,
+    )
+
+
+def crash(session: Session, job_id: str, attempt: int, why: str, max_no_progress: int) -> None:
+    """The attempt's process died without a verdict: again with a growing delay, or poison."""
+    _give_back(session, owner_row(session, job_id, attempt), why=why, crashed=True, limit=max_no_progress)
+
+
+def cancelled(session: Session, job_id: str, attempt: int) -> None:
+    """The attempt was stopped because its user discarded the job."""
+    owner_change(
+        session,
+        job_id,
+        attempt,
+        Job.desired == "cancel",
+        events=ended("cancelled", "cancelled by its user"),
+        **end("cancelled"),
+    )
+
+
+def reap(session: Session, max_no_progress: int) -> list[str]:
+    """Takes back every running job whose lease is over, whoever held it; their ids."""
+    over = (
+        select(Job)
+        .where(Job.status == "running", Job.lease_expires_at <= db_now())
+        .order_by(Job.id)
+        .limit(100)
+    )
+    jobs = list(session.execute(over.with_for_update(skip_locked=True)).scalars())
+    for job in jobs:
+        _give_back(session, job, why="its worker fell silent", crashed=True, limit=max_no_progress)
+    return [job.id for job in jobs]
+
+
+# ---- what the attempt's process does
+
+
+def owned(session: Session, job_id: str, attempt: int) -> Job:
+    """The job, if this attempt still owns it. Raises LeaseLost."""
+    return owner_row(session, job_id, attempt)
+
+
+def start_phase(session: Session, job_id: str, attempt: int, phase: str) -> None:
+    job = owner_row(session, job_id, attempt)
+    phases = _with_phase(job, phase, status="running", started_at=_stamp())
+    owner_change(
+        session,
+        job_id,
+        attempt,
+        events=[Note("phase.started", f"{phase} started", phase=phase)],
+        phases=phases,
+    )
+
+
+def end_phase(session: Session, job_id: str, attempt: int, phase: str) -> None:
+    """Getting further than any attempt before is progress, and wipes out the count of attempts without any."""
+    job = owner_row(session, job_id, attempt)
+    done = PHASES.index(phase) + 1
+    further = {"phases_done": done, "no_progress": 0} if done > job.phases_done else {}
+    phases = _with_phase(job, phase, status="succeeded", progress=1.0, ended_at=_stamp())
+    owner_change(
+        session,
+        job_id,
+        attempt,
+        events=[Note("phase.ended", f"{phase} ended", phase=phase)],
+        phases=phases,
+        **further,
+    )
+
+
+def report_progress(
+    session: Session,
+    job_id: str,
+    attempt: int,
+    *,
+    phase: str,
+    fraction: float,
+    progress: Json | None = None,
+    best: Json | None = None,
+    points: Sequence[Point] = (),
+) -> None:
+    """How far a phase is (0 to 1), with the metric points measured since the last report."""
+    job = owner_row(session, job_id, attempt)
+    seen = {**(job.progress if progress is None else progress), "heartbeat_at": _stamp()}
+    told = Note(
+        "phase.progress",
+        f"{phase} {fraction:.0%}",
+        phase=phase,
+        data={"fraction": round(fraction, 4), **(progress or {})},
+    )
+    changed: Json = {"phases": _with_phase(job, phase, progress=round(fraction, 4)), "progress": seen}
+    if best is not None:
+        changed["best"] = best
+    owner_change(session, job_id, attempt, events=[told], **changed)
+    session.add_all(
+        MetricPoint(job_id=job_id, name=p.name, split=p.split, step=p.step, value=p.value) for p in points
+    )
+    session.flush()
+
+
+def note(
+    session: Session,
+    job_id: str,
+    attempt: int,
+    *,
+    type: str,
+    level: Literal["info", "warning", "error"],
+    phase: str | None,
+    message: str,
+    data: Json | None = None,
+) -> None:
+    """Tells an event that changes nothing else."""
+    owner_change(session, job_id, attempt, events=[Note(type, message, level, phase, data or {})])
+
+
+def succeed(
+    session: Session,
+    job_id: str,
+    attempt: int,
+    *,
+    checkpoint: "models.Checkpoint",
+    manifest: str,
+    artifacts: list[Json],
+    outcome: Json,
+    usage: Json,
+) -> ModelVersion:
+    """The model version and the job's end in one transaction; a cancellation that came first wins.
+
+    manifest: the sha256 of the checkpoint's stored manifest. Called again after a lost reply it answers what it did the first time.
+    """
+    before = session.get(Job, job_id, populate_existing=True)
+    if before is not None and (before.status, before.attempt, before.result_manifest) == (
+        "succeeded",
+        attempt,
+        manifest,
+    ):
+        return session.get_one(ModelVersion, before.output_version_id)
+    job = owner_row(session, job_id, attempt)
+    output = Resolved.model_validate(job.resolved).spec.output
+    assert output.model is not None  # the plan fills it in
+    version = models.register(session, job.project_id, output.model, checkpoint, output.alias)
+    done = Note(
+        "job.ended", "succeeded", data={"status": "succeeded", "model": f"{output.model}@{version.version}"}
+    )
+    owner_change(
+        session,
+        job_id,
+        attempt,
+        Job.desired != "cancel",
+        events=[
+            Note("job.status", "succeeded", data={"status": "succeeded"}),
+            Note("attempt.ended", f"attempt {attempt} ended"),
+            done,
+        ],
+        output_version_id=version.id,
+        result_manifest=manifest,
+        artifacts=artifacts,
+        outcome=outcome,
+        usage=usage,
+        **end("succeeded"),
+    )
+    return version
+
+
+def fail(session: Session, job_id: str, attempt: int, error: Json) -> None:
+    """error: problem details with phase, blame and attempt. A job that its user discarded meanwhile ends as cancelled."""
+    job = owner_row(session, job_id, attempt)
+    if job.desired == "cancel":
+        return cancelled(session, job_id, attempt)
+    phases = [
+        {**p, "status": "failed", "ended_at": _stamp()} if p["status"] == "running" else p for p in job.phases
+    ]
+    owner_change(
+        session,
+        job_id,
+        attempt,
+        events=ended(
+            "failed", error["detail"], level="error", phase=error.get("phase"), data={"code": error["code"]}
+        ),
+        error=error,
+        phases=phases,
+        **end("failed"),
+    )
+
+
+def _give_back(session: Session, job: Job, *, why: str, crashed: bool, limit: int) -> None:
+    """Ends an attempt that came to no verdict: as its user wished, else queued again, else failed as poison."""
+    attempt_ended = Note(
+        "attempt.ended", f"attempt {job.attempt} ended: {why}", "warning", data={"attempt": job.attempt}
+    )
+    if job.desired in ("cancel", "finish"):
+        message = (
+            "cancelled by its user"
+            if job.desired == "cancel"
+            else f"stopped by its user, with nothing to keep: {why}"
+        )
+        owner_change(
+            session,
+            job.id,
+            job.attempt,
+            events=[attempt_ended, *ended("cancelled", message)],
+            **end("cancelled"),
+        )
+    elif crashed and job.no_progress + 1 >= limit:
+        error = _poison(job, why)
+        owner_change(
+            session,
+            job.id,
+            job.attempt,
+            events=[
+                attempt_ended,
+                *ended("failed", error["detail"], "error", error["phase"], {"code": "poison"}),
+            ],
+            error=error,
+            no_progress=job.no_progress + 1,
+            failures=job.failures + 1,
+            **end("failed"),
+        )
+    else:
+        status = "paused" if job.desired == "pause" else "queued"
+        owner_change(
+            session,
+            job.id,
+            job.attempt,
+            events=[attempt_ended, Note("job.status", status, data={"status": status})],
+            status=status,
+            lease_owner=None,
+            lease_expires_at=None,
+            available_at=db_now(BACKOFF_S * 2**job.no_progress if crashed else 0.0),
+            no_progress=job.no_progress + crashed,
+            failures=job.failures + crashed,
+            interruptions=job.interruptions + (not crashed),
+        )
+
+
+def _poison(job: Job, why: str) -> Json:
+    tries = job.no_progress + 1
+    error = Poison(
+        f"{tries} attempts ended without getting further: {why}. Ask the operator for the worker's log, "
+        "or order a smaller batch or student, then submit the job again."
+    )
+    running = next((phase["name"] for phase in job.phases if phase["status"] == "running"), None)
+    return {**error.body(), "phase": running, "blame": error.blame, "attempt": job.attempt}
+
+
+def _with_phase(job: Job, name: str, **changes: Any) -> list[Json]:
+    return [{**phase, **changes} if phase["name"] == name else phase for phase in job.phases]
+
+
+def _stamp() -> str:
+    return now().isoformat(timespec="milliseconds").replace("+00:00", "Z")

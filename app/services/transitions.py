@@ -1,0 +1,106 @@
+"""The one way in which a job's row changes: a guarded UPDATE that moves `version` and numbers the events it tells.
+
+Only services.jobs and services.submission use it.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.orm import Session
+
+from app.db.dialect import db_now
+from app.db.ids import new_id
+from app.db.tables import Event, Job
+from app.errors import LeaseLost
+
+PHASES = ("validate", "fetch", "preflight", "signals", "train", "evaluate", "export", "register")
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Note:
+    """An event to be."""
+
+    type: str
+    message: str
+    level: Literal["info", "warning", "error"] = "info"
+    phase: str | None = None
+    data: Json = field(default_factory=dict)
+
+
+def change(
+    session: Session, job_id: Any, *guards: ColumnElement[bool], events: Sequence[Note] = (), **values: Any
+) -> Job | None:
+    """One UPDATE that moves `version` and makes room for the events; None when a guard does not hold."""
+    statement = (
+        update(Job)
+        .where(Job.id == job_id, *guards)
+        .values(version=Job.version + 1, last_seq=Job.last_seq + len(events), **values)
+        .returning(Job)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    )
+    job = session.execute(statement).scalar_one_or_none()
+    if job is None:
+        return None
+    first = job.last_seq - len(events) + 1
+    write_events(session, job.id, first, events)
+    return job
+
+
+def write_events(session: Session, job_id: str, first: int, events: Sequence[Note]) -> None:
+    for seq, event in enumerate(events, first):
+        session.add(Event(job_id=job_id, seq=seq, id=new_id("evt"), **vars(event)))
+    session.flush()
+
+
+def owned_by(job_id: str, attempt: int) -> list[ColumnElement[bool]]:
+    return [Job.id == job_id, Job.attempt == attempt, Job.status == "running"]
+
+
+def owner_row(session: Session, job_id: str, attempt: int) -> Job:
+    statement = select(Job).where(*owned_by(job_id, attempt)).with_for_update()
+    job = session.execute(statement.execution_options(populate_existing=True)).scalar_one_or_none()
+    if job is None:
+        raise lost(job_id, attempt)
+    return job
+
+
+def owner_change(
+    session: Session,
+    job_id: str,
+    attempt: int,
+    *guards: ColumnElement[bool],
+    events: Sequence[Note] = (),
+    **values: Any,
+) -> Job:
+    job = change(session, job_id, *owned_by(job_id, attempt), *guards, events=events, **values)
+    if job is None:
+        raise lost(job_id, attempt)
+    return job
+
+
+def lost(job_id: str, attempt: int) -> LeaseLost:
+    return LeaseLost(f"Attempt {attempt} does not own job {job_id} any more.")
+
+
+def end(status: str) -> Json:
+    return {"status": status, "ended_at": db_now(), "lease_owner": None, "lease_expires_at": None}
+
+
+def ended(
+    status: str,
+    message: str,
+    level: Literal["info", "error"] = "info",
+    phase: str | None = None,
+    data: Json | None = None,
+) -> list[Note]:
+    told = {"status": status, **(data or {})}
+    return [Note("job.status", status, level, phase, told), Note("job.ended", message, level, phase, told)]
+
+
+def pending(name: str) -> Json:
+    """A phase that has not begun."""
+    return {"name": name, "status": "pending", "progress": 0.0, "started_at": None, "ended_at": None}

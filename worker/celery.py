@@ -1,0 +1,42 @@
+"""The Celery application: one task of one line. Start it with
+
+celery --app worker.celery worker --pool threads --concurrency 1 --without-gossip --without-mingle
+"""
+
+import threading
+from typing import Any
+
+from celery import Celery, signals
+
+from app.logs import configure_logs
+from app.ports.queue import BROKER_MANNERS, TASK
+from app.services import supervise
+from app.settings import Settings
+from app.wiring import assemble
+
+settings = Settings()
+parts = assemble(settings)
+stopping = threading.Event()
+lookout = supervise.Lookout(parts)
+
+celery = Celery("stillhouse", broker=settings.queue_url)
+celery.conf.update(BROKER_MANNERS)
+
+
+@celery.task(name=TASK)  # type: ignore[untyped-decorator]
+def work(job_id: str) -> None:
+    """Carries out what is eligible. The id says who rang; the row says what to do."""
+    supervise.work(parts, stopping)
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+def _begin(**_: Any) -> None:
+    configure_logs(settings)
+    lookout.start()
+
+
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _stop(**_: Any) -> None:
+    """Hands running jobs back at once; the warm shutdown then waits for the tasks to return."""
+    stopping.set()
+    lookout.stop()
