@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from app.ports.blobs import Blobs
 
-# Measured: 3.2 for convolutions, whose weights the runtime keeps a second time, repacked; 1.3 for dense layers.
+# Measured: 3.2 for convolutions, whose weights the runtime keeps twice, once repacked; 1.3 for dense layers.
 BYTES_PER_FILE_BYTE = 4
 BYTES_PER_MODEL = 4 * 1024**2  # graph, threads and buffers of the smallest model
 FAILURE_KEPT_S = 30.0
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 @dataclass
 class _Seat:
-    """One model's place: empty, taken, or failed until `retry_at`. `loading` is held while it is being filled."""
+    """One model's place: empty, taken, or failed until `retry_at`. `loading` is held while it is filled."""
 
     loading: Lock = field(default_factory=Lock)
     student: OnnxStudent | None = None
@@ -41,7 +41,7 @@ class _Seat:
 
 
 class OnnxPredictor:
-    """Answers by the contract of app.ports.predictor. A model given up while in use is freed after its last call.
+    """Keeps the contract of app.ports.predictor. A model given up while in use is freed after its last call.
 
     folder: scratch space, for a file between the blob store and memory.
     budget_bytes: for all loaded models together, by the estimate above.
@@ -105,11 +105,11 @@ class OnnxPredictor:
             return OnnxStudent(path, self._threads)
 
     def _make_room(self, seat: _Seat) -> None:
-        """Gives up other models until `seat` fits; one that is being loaded stays, and looks again when it is."""
+        """Gives up other models until `seat` fits; one that is loading stays, and looks again when it has."""
         if seat.bytes > self._budget:
             raise ModelNotReady(
-                f"This student needs about {seat.bytes >> 20} MiB in memory, and all students together may take "
-                f"{self._budget >> 20} MiB; raise STILLHOUSE_SERVING_BYTES or distill a smaller one"
+                f"This student needs about {seat.bytes >> 20} MiB in memory, and all students together may "
+                f"take {self._budget >> 20} MiB; raise STILLHOUSE_SERVING_BYTES or distill a smaller one"
             )
         with self._lock:
             taken = sum(other.bytes for other in self._seats.values())
