@@ -86,7 +86,7 @@ class OnnxPredictor:
         except (StillhouseError, OSError) as error:
             log.warning("model_load_failed", sha256=sha256, error=repr(error))
             ours = isinstance(error, ModelNotReady)
-            seat.failure = str(error) if ours else "The student's exported file cannot be fetched; try again"
+            seat.failure = str(error) if ours else "The student's exported file cannot be fetched; try again."
             seat.bytes, seat.retry_at = 0, self._clock() + FAILURE_KEPT_S
             raise ModelNotReady(seat.failure, retry_after_s=math.ceil(FAILURE_KEPT_S)) from error
         self._make_room(seat)
@@ -95,7 +95,7 @@ class OnnxPredictor:
     def _fetch_and_open(self, sha256: str, seat: _Seat) -> OnnxStudent:
         size = self._blobs.size(sha256)
         if size is None:
-            raise ModelNotReady("The student's exported file is missing from the store; run its job again")
+            raise ModelNotReady("The student's exported file is missing from the store; run its job again.")
         seat.bytes = size * BYTES_PER_FILE_BYTE + BYTES_PER_MODEL
         self._make_room(seat)
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ class OnnxPredictor:
         if seat.bytes > self._budget:
             raise ModelNotReady(
                 f"This student needs about {seat.bytes >> 20} MiB in memory, and all students together may "
-                f"take {self._budget >> 20} MiB; raise STILLHOUSE_SERVING_BYTES or distill a smaller one"
+                f"take {self._budget >> 20} MiB; raise STILLHOUSE_SERVING_BYTES or distill a smaller one."
             )
         with self._lock:
             taken = sum(other.bytes for other in self._seats.values())

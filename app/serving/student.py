@@ -10,10 +10,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class OnnxStudent:
-    """A loaded ONNX file as a function from a normalized batch (B, ...) to logits (B, C), for many threads at once.
+PROVIDERS = ["CPUExecutionProvider"]
 
-    Raises ModelNotReady for a file that the runtime refuses. Once it is loaded the file is not needed any more.
+
+class OnnxStudent:
+    """A loaded ONNX file: called with a normalized batch (B, ...) it gives logits (B, C), to many threads at once.
+
+    Raises ModelNotReady for a file that the runtime refuses. The file is not needed after that.
     """
 
     def __init__(self, path: Path, threads: int) -> None:
@@ -22,19 +25,14 @@ class OnnxStudent:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
-        options.enable_cpu_mem_arena = False  # it keeps the largest batch's buffers for good and is no faster
+        options.enable_cpu_mem_arena = False  # it keeps the largest batch's buffers and is no faster
         options.log_severity_level = 4  # what goes wrong is raised
-        options.add_session_config_entry(
-            "session.intra_op.allow_spinning", "0"
-        )  # idle threads leave the cores
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle threads sleep
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=PROVIDERS)
         except _refusals() as error:
-            raise ModelNotReady(
-                "ONNX Runtime cannot load the student's exported file; run its job again"
-            ) from error
+            detail = "The student's exported file cannot be loaded; run its job again."
+            raise ModelNotReady(detail) from error
         self._input = self._session.get_inputs()[0].name
         self._output = [self._session.get_outputs()[0].name]
 
