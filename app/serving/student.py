@@ -14,7 +14,7 @@ PROVIDERS = ["CPUExecutionProvider"]
 
 
 class OnnxStudent:
-    """A loaded ONNX file: called with a normalized batch (B, ...) it gives logits (B, C), to many threads at once.
+    """A loaded ONNX file, for many threads at once: a normalized batch (B, ...) becomes logits (B, C).
 
     Raises ModelNotReady for a file that the runtime refuses. The file is not needed after that.
     """
