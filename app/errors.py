@@ -7,6 +7,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 
+def shown(value: object, length: int = 60) -> str:
+    """A value that somebody sent, fit for a message: quoted, on one line, printable, shortened."""
+    text = str(value)
+    return repr(text if len(text) <= length else text[:length] + "...")
+
+
 @dataclass(frozen=True)
 class Fault:
     """One thing that is wrong: where (a JSON pointer into the request), what, and the way out."""
@@ -42,6 +48,12 @@ class StillhouseError(Exception):
             "retryable": self.retryable,
             "errors": [asdict(fault) for fault in self.faults],
         }
+
+
+class Misconfigured(StillhouseError):
+    """A setting that nothing can start with; it never reaches a client."""
+
+    code, title = "misconfigured", "The settings do not fit together"
 
 
 # ---- the request is wrong

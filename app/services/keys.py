@@ -1,8 +1,9 @@
 """Who is asking. Keys read `sh_<id>_<256 bits>`; only their SHA-256 is kept.
 
-Keys are on when STILLHOUSE_BOOTSTRAP_KEY is set. While they are off every request belongs to the default project, so it must come
-from this machine: its Host has to be a loopback name (another name that points here is DNS rebinding) and its Origin, where a
-browser sends one, has to be this server (another one is a page of somebody else's).
+Keys are on when STILLHOUSE_BOOTSTRAP_KEY is set. While they are off every request belongs to the default
+project, so it must come from this machine: its Host has to be a loopback name (another name that points here
+is DNS rebinding) and its Origin, where a browser sends one, has to be this server (another one is a page of
+somebody else's).
 """
 
 import hashlib
@@ -53,9 +54,14 @@ def trust_loopback(headers: Mapping[str, str]) -> Principal:
     """The principal of a request while keys are off. Raises Forbidden."""
     host = headers.get("host", "")
     if not is_loopback(_hostname(host)):
-        raise Forbidden("Without keys only loopback names are answered: use http://127.0.0.1, or set STILLHOUSE_BOOTSTRAP_KEY.")
-    if (origin := headers.get("origin")) is not None and origin.partition("://")[2] != host:
-        raise Forbidden("Without keys no page of another origin may call: set STILLHOUSE_BOOTSTRAP_KEY and send the key.")
+        raise Forbidden(
+            "Without keys only loopback names are answered: use 127.0.0.1 or set STILLHOUSE_BOOTSTRAP_KEY."
+        )
+    origin = headers.get("origin")
+    if origin is not None and origin.partition("://")[2].lower() != host.lower():
+        raise Forbidden(
+            "Without keys no page of another origin may call: set STILLHOUSE_BOOTSTRAP_KEY and send the key."
+        )
     return TRUSTED
 
 
@@ -70,17 +76,18 @@ def is_loopback(hostname: str) -> bool:
 
 
 def check_exposure(settings: Settings) -> None:
-    """Raises Misconfigured when the bootstrap key is not a key, or when there is none but the server would listen to others."""
+    """Raises Misconfigured when the bootstrap key is no key, or is missing where others could connect."""
     if settings.bootstrap_key is not None:
         if not _KEY.fullmatch(settings.bootstrap_key.get_secret_value()):
             raise Misconfigured(
-                "STILLHOUSE_BOOTSTRAP_KEY is not a key: it reads sh_NAME_SECRET, with 43 or more random characters as the secret, for "
-                "example the output of: python -c \"import secrets; print('sh_first_' + secrets.token_urlsafe(32))\""
+                "STILLHOUSE_BOOTSTRAP_KEY is not a key. It reads sh_NAME_SECRET, the secret being 43 or more "
+                "random characters; make one with: "
+                "python -c \"import secrets; print('sh_first_' + secrets.token_urlsafe(32))\""
             )
     elif not is_loopback(settings.host):
         raise Misconfigured(
-            "STILLHOUSE_HOST is not a loopback address and STILLHOUSE_BOOTSTRAP_KEY is not set: set a key (sh_NAME_SECRET), or listen "
-            "on 127.0.0.1."
+            "STILLHOUSE_HOST is not a loopback address and STILLHOUSE_BOOTSTRAP_KEY is not set: set a key "
+            "(sh_NAME_SECRET) or listen on 127.0.0.1."
         )
 
 
@@ -93,7 +100,9 @@ def establish(session: Session, settings: Settings) -> None:
     earlier = update(Key).where(Key.name == "bootstrap", Key.id != key_id, Key.revoked_at.is_(None))
     session.execute(earlier.values(revoked_at=now()))
     if parts:
-        _insert_once(session, Key(id=key_id, project_id=DEFAULT_PROJECT, name="bootstrap", digest=_digest(key)))
+        _insert_once(
+            session, Key(id=key_id, project_id=DEFAULT_PROJECT, name="bootstrap", digest=_digest(key))
+        )
         session.execute(update(Key).where(Key.id == key_id).values(digest=_digest(key), revoked_at=None))
 
 

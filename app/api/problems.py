@@ -1,0 +1,74 @@
+"""Every error leaves as RFC 9457 problem details; none repeats what was sent or says how we are built."""
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from app.api.faults import faults_in
+from app.catalog.spec import JobSpec
+from app.errors import Fault, Invalid, InvalidSpec, MalformedBody, MethodNotAllowed, NotFound, StillhouseError
+
+RETRY_AFTER_S = 1
+log = structlog.get_logger()
+
+
+def install(app: FastAPI) -> None:
+    app.add_exception_handler(StillhouseError, _answer)
+    app.add_exception_handler(RequestValidationError, _answer_invalid)
+    app.add_exception_handler(HTTPException, _answer_http)
+
+
+def problem(error: StillhouseError, request_id: str) -> JSONResponse:
+    """The response that tells a client of `error`; what broke on our side is told by its title alone."""
+    body = error.body()
+    if error.status == 500:
+        detail = "This is our mistake. Tell the operator the request id."
+        body |= {"code": "internal", "title": StillhouseError.title, "detail": detail, "errors": []}
+    body |= {"instance": f"urn:stillhouse:request:{request_id}", "request_id": request_id}
+    headers = {}
+    if error.status in (429, 503):
+        headers["Retry-After"] = str(error.retry_after_s or RETRY_AFTER_S)
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(body, error.status, headers, media_type="application/problem+json")
+
+
+async def _answer(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, StillhouseError)
+    if error.status == 500:
+        log.error("request failed", exc_info=error)
+    return problem(error, request.state.request_id)
+
+
+async def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    field = getattr(request.scope["route"], "body_field", None)
+    form = field.field_info.annotation if field else None
+    faults = faults_in(error.errors(), error.body, form)
+    kind = InvalidSpec if form is JobSpec else Invalid
+    return problem(kind(_summary(faults), *faults), request.state.request_id)
+
+
+def _summary(faults: list[Fault]) -> str:
+    first = f"{faults[0].pointer or 'The body'}: {faults[0].detail}"
+    return first if len(faults) == 1 else f"{first} And {len(faults) - 1} more."
+
+
+async def _answer_http(request: Request, error: Exception) -> JSONResponse:
+    """What the framework itself refuses: unknown paths and methods, and bodies whose reading failed."""
+    assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, StillhouseError):
+        return await _answer(request, error.__cause__)
+    ours = _OF_STATUS.get(error.status_code)
+    response = problem(ours or StillhouseError("unexpected"), request.state.request_id)
+    response.headers.update(error.headers or {})
+    return response
+
+
+_OF_STATUS: dict[int, StillhouseError] = {
+    400: MalformedBody("The body cannot be read as its Content-Type says."),
+    404: NotFound("There is nothing at this path; /docs lists what there is."),
+    405: MethodNotAllowed("This path does not offer this method; the Allow header lists those that it does."),
+}

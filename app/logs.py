@@ -1,0 +1,42 @@
+"""One event a line, ours and the libraries' alike: readable in a console, JSON for machines."""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+
+_SHARED: list[Any] = [
+    structlog.contextvars.merge_contextvars,
+    structlog.processors.add_log_level,
+    structlog.processors.TimeStamper(fmt="iso", utc=True),
+]
+
+
+def configure(log_format: str) -> None:
+    """log_format: console or json. All goes to stderr, ours from INFO on, the libraries' from WARNING on."""
+    renderer: Any = structlog.processors.JSONRenderer() if log_format == "json" else _console()
+    ending = [structlog.processors.format_exc_info, renderer]
+    structlog.configure(
+        processors=[*_SHARED, *ending],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    foreign = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=[
+            *_SHARED,
+            structlog.stdlib.ExtraAdder(),
+            structlog.stdlib.PositionalArgumentsFormatter(),
+        ],
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *ending],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(foreign)
+    logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def _console() -> Any:
+    return structlog.dev.ConsoleRenderer(
+        colors=sys.stderr.isatty(), pad_event_to=24, exception_formatter=structlog.dev.plain_traceback
+    )

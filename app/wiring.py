@@ -1,0 +1,60 @@
+"""Puts the parts together. Only here is it read what the URLs in the settings mean."""
+
+from pathlib import Path
+
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
+
+from app.db.session import Sessions
+from app.errors import Misconfigured
+from app.ports.blobs import Blobs, file_blobs, s3_blobs
+from app.ports.parts import Parts
+from app.ports.queue import CeleryQueue, LocalQueue, Queue
+from app.serving.predictor import OnnxPredictor
+from app.settings import Settings
+
+
+def assemble(settings: Settings) -> Parts:
+    """Relative paths count from the working directory. Raises Misconfigured for a URL that means nothing."""
+    url, blobs = database_url(settings), _blobs(settings)
+    predictor = OnnxPredictor(
+        blobs, settings.work_dir.absolute() / "served", settings.serving_bytes, settings.serving_threads
+    )
+    return Parts(settings, Sessions(url), blobs, _queue(settings.queue_url), predictor)
+
+
+def database_url(settings: Settings) -> str:
+    """The database's URL, with SQLite's path made absolute. Raises Misconfigured."""
+    try:
+        url = make_url(settings.database_url)
+    except ArgumentError:
+        raise _unknown("DATABASE", "sqlite:///PATH or postgresql+psycopg://...") from None
+    if url.drivername in ("sqlite", "sqlite+pysqlite") and url.database not in (None, "", ":memory:"):
+        return f"sqlite:///{Path(url.database or '').absolute()}"
+    if url.drivername == "postgresql+psycopg":
+        return settings.database_url
+    raise _unknown("DATABASE", "sqlite:///PATH or postgresql+psycopg://...")
+
+
+def _blobs(settings: Settings) -> Blobs:
+    scheme, _, rest = settings.blobs_url.partition("://")
+    if scheme == "file" and rest:
+        return file_blobs(Path(rest).absolute())
+    if scheme == "s3" and rest:
+        bucket, _, prefix = rest.partition("/")
+        return s3_blobs(bucket, prefix.strip("/"), settings.work_dir.absolute() / "outgoing")
+    raise _unknown("BLOBS", "file://PATH or s3://BUCKET/PREFIX")
+
+
+def _queue(url: str) -> Queue:
+    scheme = url.partition("://")[0]
+    if scheme == "local":
+        return LocalQueue()
+    if scheme in ("redis", "rediss"):
+        return CeleryQueue(url)
+    raise _unknown("QUEUE", "local:// or redis://...")
+
+
+def _unknown(what: str, known: str) -> Misconfigured:
+    """Without the value, which may hold a password."""
+    return Misconfigured(f"STILLHOUSE_{what}_URL cannot be used; it reads {known}.")
