@@ -1,4 +1,4 @@
-"""Content-addressed bytes: what is stored is found again by its sha256, is whole or not there, and never changes."""
+"""Content-addressed bytes: found again by their sha256, whole or not there, and never changed."""
 
 import hashlib
 import os
@@ -38,10 +38,16 @@ class Blobs(Protocol):
         """In bytes; None: not stored."""
 
     def read(self, sha256: str, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """The bytes from `start`, `length` of them or all the rest, in chunks. Raises NotFound before the first chunk."""
+        """The bytes from `start`, `length` of them or all the rest, in chunks.
+
+        Raises NotFound before the first chunk.
+        """
 
     def fetch(self, sha256: str, path: Path) -> None:
-        """Writes the whole blob to `path`, verified against its sha256, whole or not at all. Raises NotFound, BlobCorrupt."""
+        """Writes the whole blob to `path`, verified against its sha256, or nothing.
+
+        Raises NotFound, BlobCorrupt.
+        """
 
     def check(self) -> None:
         """Raises Unavailable when the store cannot be reached."""
@@ -57,7 +63,10 @@ def file_blobs(folder: Path) -> "ObjectBlobs":
 
 
 def s3_blobs(bucket: str, prefix: str, scratch: Path) -> "ObjectBlobs":
-    """Blobs in an S3 bucket; endpoint, region and keys come from the usual AWS_* variables. scratch: where uploads are spooled."""
+    """Blobs in an S3 bucket; endpoint, region and keys come from the usual AWS_* variables.
+
+    scratch: where uploads are spooled.
+    """
     from obstore.store import S3Store
 
     scratch.mkdir(parents=True, exist_ok=True)
@@ -73,10 +82,11 @@ def s3_blobs(bucket: str, prefix: str, scratch: Path) -> "ObjectBlobs":
 class ObjectBlobs:
     """Blobs in an object store.
 
-    An upload is spooled and hashed in `scratch` first, so that its name is known before its first byte is sent, then put
-    create-only. A large one goes in parts, which S3 joins at the end and where obstore offers no condition; by then its name
-    has been looked for, and two who race write the same bytes. Parts of an upload that died stay hidden until the bucket's
-    own rule for them removes them. What is read is asked for in pieces, so that a slow reader holds no connection open.
+    An upload is spooled and hashed in `scratch` first, so that its name is known before its first byte is
+    sent, then put create-only. A large one goes in parts, which S3 joins at the end and where obstore offers
+    no condition; by then its name has been looked for, and two who race write the same bytes. Parts of an
+    upload that died stay hidden until the bucket's own rule removes them. What is read is asked for in
+    pieces, so that a slow reader holds no connection open.
     """
 
     def __init__(self, store: "ObjectStore", scratch: Path) -> None:
@@ -121,10 +131,9 @@ class ObjectBlobs:
                 file.close()
                 if digest.hexdigest() != sha256:
                     raise BlobCorrupt(f"Stored content is damaged, restore it from a backup: {sha256}.")
-                os.replace(file.name, path)
+                Path(file.name).replace(path)
             finally:
-                with suppress(FileNotFoundError):
-                    os.unlink(file.name)
+                Path(file.name).unlink(missing_ok=True)
 
     def check(self) -> None:
         with _outages():
@@ -150,7 +159,11 @@ class ObjectBlobs:
 
 
 class FileBlobs(ObjectBlobs):
-    """Blobs in a local folder. obstore does not sync and would hold a create-only put in memory, so the spooled file is linked."""
+    """Blobs in a local folder. obstore neither syncs nor streams create-only puts: the spool is linked."""
+
+    def check(self) -> None:
+        if not self._scratch.is_dir():
+            raise Unavailable("The folder of the stored content is gone.")
 
     def _publish(self, spooled: "IO[bytes]", blob: Blob) -> None:
         folder = self._scratch.parent
