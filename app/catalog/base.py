@@ -12,7 +12,9 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, Union, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+
+from app.errors import Fault, Invalid
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 P = TypeVar("P", bound="Plugin")
+F = TypeVar("F", bound="Frozen")
 UNLABELED = -100  # the label of a row that has none; it silences ground-truth terms only
 
 
@@ -28,6 +31,17 @@ class Frozen(BaseModel):
     """Parsed once at the edge, trusted inside, never changed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def parse(form: type[F], value: Any, what: str) -> F:
+    """JSON as a form. Raises Invalid with one fault a field; `what` names the whole in its message."""
+    try:
+        return form.model_validate(value)
+    except ValidationError as error:
+        faults = [
+            Fault("/" + "/".join(map(str, one["loc"])), one["type"], one["msg"]) for one in error.errors(include_url=False)[:20]
+        ]
+        raise Invalid(f"{what}: {faults[0].pointer} {faults[0].detail}", *faults) from None
 
 
 # ---- schedules
@@ -230,9 +244,14 @@ class Task(Plugin):
         raise NotImplementedError
 
     def imported_preprocessing(self, config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, input: Input | None) -> Frozen:
-        """A teacher's own preprocessing. config and preprocessor: its config.json and preprocessor_config.json, {} and None for an
-        ONNX file, whose `input` is given instead. Raises Invalid naming the key that cannot be honored."""
+        """A teacher's own preprocessing. Of a Hugging Face folder: its config.json and preprocessor_config.json, input None. Of a
+        student of ours: its config.json and preprocessing.json. Of an ONNX file: {}, what the user says of the preprocessing in
+        this task's own schema (None: nothing), and the file's input. Raises Invalid naming the key that cannot be honored."""
         raise NotImplementedError
+
+    def bind(self, preprocessing: Any, columns: Mapping[str, Column], inputs: Sequence[str]) -> Frozen:
+        """A teacher's preprocessing tied to the data's columns, ready for `encode`. Raises ShapeMismatch where they do not fit."""
+        return cast(Frozen, preprocessing)
 
     def sidecars(self, preprocessing: Any) -> dict[str, Any]:
         """JSON files, by name, that belong beside a student's weights so that others prepare its input the same way."""
@@ -269,8 +288,9 @@ class Architecture(Plugin):
     gives: ClassVar[frozenset[str]] = frozenset({"logits"})
     format: ClassVar[str] = "huggingface"
 
-    def resolve(self, teacher: "Mapping[str, Any] | None") -> Self:
-        """The same form with everything filled in that depends on the first teacher's config.json (None: it has none)."""
+    def resolve(self, teacher: "Mapping[str, Any] | None", parameters: int) -> "Architecture":
+        """The form with everything filled in that depends on the first teacher: its config.json (None: it has none) and its count
+        of learned numbers. Raises Invalid where the teacher gives no form."""
         return self
 
     def accepts(self, input: Input) -> str | None:
