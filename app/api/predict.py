@@ -146,7 +146,7 @@ async def _predict(request: Request, parts: Parts, project_id: str, reference: s
 
 
 def _lane(request: Request) -> CapacityLimiter:
-    """The threads of predictions, apart from those of other requests. Raises Overloaded where the line is long."""
+    """The threads of predictions, apart from those of other requests. Raises Overloaded if many wait."""
     state = request.app.state
     if not hasattr(state, "predict_lane"):
         state.predict_lane = CapacityLimiter(IN_PARALLEL)
