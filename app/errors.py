@@ -190,6 +190,14 @@ class DeadlineExceeded(JobFailure):
     code, title, blame = "deadline", "The job ran longer than it may", "user"
 
 
+class NoSuchDevice(JobFailure):
+    code, title, blame = "no_such_device", "The worker lacks the device that was ordered", "capacity"
+
+
+class ExportFailed(JobFailure):
+    code, title, blame = "export_failed", "The student cannot be written in an ordered format", "platform"
+
+
 class ExportMismatch(JobFailure):
     code, title, blame = "export_mismatch", "An exported file does not compute what the student computes", "platform"
 
