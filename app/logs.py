@@ -6,6 +6,8 @@ from typing import Any
 
 import structlog
 
+from app.settings import Settings
+
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
     structlog.processors.add_log_level,
@@ -13,9 +15,9 @@ _SHARED: list[Any] = [
 ]
 
 
-def configure(log_format: str) -> None:
-    """log_format: console or json. All goes to stderr, ours from INFO on, the libraries' from WARNING on."""
-    renderer: Any = structlog.processors.JSONRenderer() if log_format == "json" else _console()
+def configure_logs(settings: Settings) -> None:
+    """All goes to stderr, ours from INFO on, the libraries' from WARNING on."""
+    renderer: Any = structlog.processors.JSONRenderer() if settings.log_format == "json" else _console()
     ending = [structlog.processors.format_exc_info, renderer]
     structlog.configure(
         processors=[*_SHARED, *ending],

@@ -4,13 +4,24 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
 from app.api.faults import faults_in
 from app.catalog.spec import JobSpec
-from app.errors import Fault, Invalid, InvalidSpec, MalformedBody, MethodNotAllowed, NotFound, StillhouseError
+from app.errors import (
+    Fault,
+    Invalid,
+    InvalidSpec,
+    MalformedBody,
+    MethodNotAllowed,
+    NotFound,
+    StillhouseError,
+    Unavailable,
+)
 
-RETRY_AFTER_S = 1
+RETRY_AFTER_S = 1  # where the error does not know better
 log = structlog.get_logger()
 
 
@@ -18,6 +29,8 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(StillhouseError, _answer)
     app.add_exception_handler(RequestValidationError, _answer_invalid)
     app.add_exception_handler(HTTPException, _answer_http)
+    app.add_exception_handler(OperationalError, _answer_away)
+    app.add_exception_handler(PoolTimeout, _answer_away)
 
 
 def problem(error: StillhouseError, request_id: str) -> JSONResponse:
@@ -65,6 +78,14 @@ async def _answer_http(request: Request, error: Exception) -> JSONResponse:
     response = problem(ours or StillhouseError("unexpected"), request.state.request_id)
     response.headers.update(error.headers or {})
     return response
+
+
+async def _answer_away(request: Request, error: Exception) -> JSONResponse:
+    """The database cannot be reached, or every connection to it is taken."""
+    log.error("the database did not answer", exc_info=error)
+    return problem(
+        Unavailable("The database does not answer; try again in a moment."), request.state.request_id
+    )
 
 
 _OF_STATUS: dict[int, StillhouseError] = {

@@ -7,11 +7,19 @@ half of a surrogate pair, whole numbers of at most 64 bits.
 import json
 import math
 import re
+from collections.abc import Callable, Coroutine
 from typing import Any
 
-from app.errors import MalformedBody
+from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.params import Form
+from fastapi.routing import APIRoute
+
+from app.errors import MalformedBody, UnsupportedMediaType
 
 MAX_DEPTH = 32
+SMALL_BYTES = 64 * 1024  # a larger body is parsed in a thread, so that others are answered meanwhile
+_JSON = re.compile(r"application/(json|[a-z0-9!#$&^_.-]+\+json)")
 _TOO_DEEP = f"The body is nested deeper than {MAX_DEPTH} levels."
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)  # possessive: linear on any bytes
 _TO_SQUARE = bytes.maketrans(b"{}", b"[]")
@@ -84,3 +92,34 @@ def _integer(digits: str) -> int:
 
 def _no_constant(_name: str) -> Any:
     raise MalformedBody("NaN and Infinity are not JSON numbers.")
+
+
+class StrictRoute(APIRoute):
+    """A route that reads its JSON body strictly, and none that does not say that it is JSON."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        if self.body_field is None or isinstance(self.body_field.field_info, Form):
+            return handle
+
+        async def handle_strictly(request: Request) -> Response:
+            _check_content_type(request)
+            return await handle(_StrictRequest(request.scope, request.receive))
+
+        return handle_strictly
+
+
+class _StrictRequest(Request):
+    async def json(self) -> Any:
+        body = await self.body()
+        return parse_json(body) if len(body) < SMALL_BYTES else await run_in_threadpool(parse_json, body)
+
+
+def _check_content_type(request: Request) -> None:
+    """Before the body is read: FastAPI reads it whole and only then looks. Raises UnsupportedMediaType."""
+    headers = request.headers
+    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        return
+    media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not _JSON.fullmatch(media_type):
+        raise UnsupportedMediaType("Send the body as JSON, with the header `Content-Type: application/json`.")

@@ -1,0 +1,71 @@
+"""What may be ordered here, straight from the catalog."""
+
+import platform
+from collections.abc import Mapping
+from functools import cache
+from importlib.metadata import version
+from inspect import cleandoc
+from typing import Any
+
+from fastapi import APIRouter
+
+from app.api.dependencies import PartsDep
+from app.api.strict_json import MAX_DEPTH
+from app.catalog.base import Plugin
+from app.catalog.spec import ARCHITECTURES, EXPORTS, LOSSES, SCHEMES, TASKS
+from app.settings import Settings
+
+router = APIRouter(prefix="/v1/capabilities", tags=["capabilities"])
+_LIBRARIES = ("stillhouse", "fastapi", "pydantic", "onnxruntime")
+_LIMITS = (
+    "max_json_bytes",
+    "max_upload_bytes",
+    "max_archive_entries",
+    "max_archive_ratio",
+    "max_pixels",
+    "max_parameters",
+)
+
+
+@router.get("")
+def capabilities(parts: PartsDep) -> dict[str, Any]:
+    """Tasks, architectures, losses, schemes and exports with their JSON Schemas; limits, devices, versions."""
+    limits = {name: getattr(parts.settings, name) for name in _LIMITS} | {"max_json_depth": MAX_DEPTH}
+    return {**_catalog(), "limits": limits, "devices": _devices(parts.settings), "versions": _versions()}
+
+
+@cache
+def _catalog() -> dict[str, Any]:
+    return {
+        "tasks": _described(TASKS, "gives", "modality", "metric"),
+        "architectures": _described(ARCHITECTURES, "exports", "gives", "format", "quantization"),
+        "losses": _described(LOSSES, "needs", "batch_statistic", "paper"),
+        "schemes": _described(SCHEMES),
+        "exports": _described(EXPORTS, "serves", "tolerance"),
+    }
+
+
+def _described(plugins: Mapping[str, type[Plugin]], *facts: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "kind": kind,
+            "help": cleandoc(plugin.__doc__ or ""),
+            "schema": plugin.model_json_schema(),
+            **{fact: _plain(getattr(plugin, fact)) for fact in facts},
+        }
+        for kind, plugin in plugins.items()
+    ]
+
+
+def _plain(fact: Any) -> Any:
+    return sorted(fact) if isinstance(fact, frozenset) else fact
+
+
+def _devices(settings: Settings) -> list[str]:
+    """What workers with these settings offer; workers elsewhere may offer more."""
+    return list(settings.accelerators)
+
+
+@cache
+def _versions() -> dict[str, str]:
+    return {"python": platform.python_version(), **{name: version(name) for name in _LIBRARIES}}

@@ -1,0 +1,110 @@
+"""The application: every router found in app/api, behind one front door."""
+
+import importlib
+import pkgutil
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
+from types import ModuleType
+
+from fastapi import Depends, FastAPI
+from fastapi.concurrency import run_in_threadpool
+from fastapi.routing import APIRoute
+
+import app.api
+from app.api import problems
+from app.api.dependencies import principal
+from app.api.front_door import FrontDoor
+from app.api.strict_json import StrictRoute
+from app.api.telemetry import Telemetry
+from app.db import migrate
+from app.errors import Misconfigured
+from app.ports.parts import Parts
+from app.ports.queue import LocalQueue
+from app.services import keys
+from app.services.supervise import Lookout, Supervisor
+from app.services.watch import Watcher
+from app.settings import Settings
+from app.wiring import assemble, database_url
+
+GOODBYE_S = 20.0  # for running jobs to hand themselves back
+_DESCRIPTION = (
+    "Distillation as a service: a teacher checkpoint, data and a student architecture go in, a small model "
+    "that you own comes out, proven and served. Errors are problem details (RFC 9457) with the pointer to "
+    "what is wrong and the way out."
+)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Raises Misconfigured."""
+    keys.check_exposure(settings)
+    application = FastAPI(
+        title="Stillhouse",
+        version=version("stillhouse"),
+        description=_DESCRIPTION,
+        openapi_url=None,  # app/api/docs.py shows it, behind the same lock as everything else
+        redirect_slashes=False,
+        lifespan=lambda application: _lifespan(application, settings),
+    )
+    application.state.telemetry = Telemetry()
+    application.add_middleware(FrontDoor, settings=settings, telemetry=application.state.telemetry)
+    problems.install(application)
+    for module in _modules_with_router():
+        _mount(application, module)
+    return application
+
+
+def _modules_with_router() -> Iterator[ModuleType]:
+    for info in sorted(pkgutil.iter_modules(app.api.__path__), key=lambda info: info.name):
+        module = importlib.import_module(f"app.api.{info.name}")
+        if hasattr(module, "router"):
+            yield module
+
+
+def _mount(application: FastAPI, module: ModuleType) -> None:
+    """Behind the lock, unless the module says that it is public; whoever forgets to think of it is safe."""
+    for route in module.router.routes:
+        if isinstance(route, APIRoute):
+            route.__class__ = StrictRoute  # a router's author need not know of it, nor can forget it
+    lock = [] if getattr(module, "public", False) else [Depends(principal)]
+    application.include_router(module.router, dependencies=lock)
+
+
+@asynccontextmanager
+async def _lifespan(application: FastAPI, settings: Settings) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        parts = await run_in_threadpool(_prepare, settings)
+        stack.callback(parts.close)
+        application.state.parts = parts
+        application.state.watcher = Watcher(parts.sessions)
+        await application.state.watcher.start()
+        stack.push_async_callback(application.state.watcher.stop)
+        lookout = Lookout(parts)
+        lookout.start()
+        stack.callback(lookout.stop)
+        if isinstance(parts.queue, LocalQueue):
+            supervisor = Supervisor(parts, parts.queue.bell)
+            supervisor.start()
+            stack.push_async_callback(run_in_threadpool, supervisor.stop, GOODBYE_S)
+        yield
+
+
+def _prepare(settings: Settings) -> Parts:
+    """The parts, on a database with the right schema, in which the project and its first key stand."""
+    parts = assemble(settings)
+    try:
+        if not migrate.is_current(parts.sessions.engine):
+            _migrate(database_url(settings))
+        with parts.sessions.write() as session:
+            keys.establish(session, settings)
+    except BaseException:
+        parts.close()
+        raise
+    return parts
+
+
+def _migrate(url: str) -> None:
+    """SQLite's file has one process, so nobody else can; elsewhere several start at once, and an operator decides."""
+    if not url.startswith("sqlite"):
+        raise Misconfigured("The database does not have this version's schema: run `make migrate` first.")
+    migrate.upgrade(url)
