@@ -11,28 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from app.errors import ModelNotReady, Unavailable
 from app.ports.blobs import Blobs
 from app.serving import predictor as serving
 from app.serving.predictor import OnnxPredictor
 from app.serving.student import OnnxStudent
+from tests.serving import students
 
 MIB = 1024**2
 ROWS = np.array([[1, 2, 3], [-1, 0, 1]], np.float32)
 
 
 def linear_onnx(scale: float, padding: int = 0) -> bytes:
-    """logits = features * scale, with `padding` more weights that it does not need."""
-    features = helper.make_tensor_value_info("features", TensorProto.FLOAT, ["batch", 3])
-    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", 3])
-    weights = [numpy_helper.from_array(np.eye(3, dtype=np.float32) * scale, "weight")]
-    weights.append(numpy_helper.from_array(np.zeros(padding, np.float32), "padding"))
-    node = helper.make_node("MatMul", ["features", "weight"], ["logits"])
-    graph = helper.make_graph([node], "linear", [features], [logits], weights)
-    opset = [helper.make_opsetid("", 18)]
-    return bytes(helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString())
+    """logits = 3 features * scale, with `padding` more numbers that it does not need."""
+    return students.linear_onnx(np.eye(3, dtype=np.float32) * np.float32(scale), (3,), padding)
 
 
 class WatchedBlobs:
