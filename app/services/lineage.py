@@ -1,0 +1,81 @@
+"""Where a version comes from, and what came from it.
+
+Teachers may be students themselves: the tree is followed within bounds.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.db.tables import Job, JobReference, Model, ModelVersion
+
+MAX_DEPTH = 16
+MAX_VERSIONS = 200
+
+Json = dict[str, Any]
+
+
+def lineage(session: Session, version: ModelVersion) -> Json:
+    """The version's origin as a tree of teachers, and the versions that were distilled from it, newest first.
+
+    `truncated` says that the tree or the list goes on beyond its bounds.
+    """
+    tree = _Tree(session, version.project_id)
+    origin = tree.origin(version, depth=0)
+    students = (
+        select(ModelVersion)
+        .join(Job, Job.output_version_id == ModelVersion.id)
+        .join(JobReference, JobReference.job_id == Job.id)
+        .where(
+            JobReference.target_id == version.id,
+            JobReference.role == "teacher",
+            Job.project_id == version.project_id,
+        )
+        .order_by(ModelVersion.id.desc())
+        .limit(MAX_VERSIONS + 1)
+    )
+    found = list(session.scalars(students))
+    return {
+        **origin,
+        "students": [tree.brief(student) for student in found[:MAX_VERSIONS]],
+        "truncated": tree.truncated or len(found) > MAX_VERSIONS,
+    }
+
+
+class _Tree:
+    """Follows teachers to their own. The count bounds the whole tree: a teacher met twice is told twice."""
+
+    def __init__(self, session: Session, project_id: str) -> None:
+        self._session, self._project_id, self._left = session, project_id, MAX_VERSIONS
+        self.truncated = False
+
+    def origin(self, version: ModelVersion, depth: int) -> Json:
+        teachers = [self._teacher(teacher, depth + 1) for teacher in version.lineage.get("teachers", [])]
+        told = {key: value for key, value in version.lineage.items() if key != "teachers"}
+        return {
+            **self.brief(version),
+            "lineage": {**told, "teachers": [teacher for teacher in teachers if teacher]},
+        }
+
+    def brief(self, version: ModelVersion) -> Json:
+        name = self._session.get_one(Model, version.model_id).name
+        return {
+            "id": version.id,
+            "reference": f"model:{name}@{version.version}",
+            "digest": version.digest,
+            "source": version.source,
+            "family": version.family,
+            "parameters": version.parameters,
+        }
+
+    def _teacher(self, told: Mapping[str, Any], depth: int) -> Json | None:
+        version = self._session.get(ModelVersion, told["version_id"])
+        if version is None or version.project_id != self._project_id:
+            return None
+        self._left -= 1
+        if depth > MAX_DEPTH or self._left < 0:
+            self.truncated = True
+            return None
+        return self.origin(version, depth)
