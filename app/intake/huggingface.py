@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from app.catalog.base import Task
-from app.errors import InvalidData, ShapeMismatch, shown
+from app.errors import Invalid, InvalidData, ShapeMismatch, shown
 from app.intake.checkpoint_folder import CONFIG, INDEX, PREPROCESSOR, WEIGHTS
 from app.intake.labels import check_count, check_labels
 from app.intake.refusals import refusal
@@ -27,8 +27,12 @@ def inspect(folder: Path, documents: Mapping[str, Json], task: Task, given: list
     """What the registry keeps of the folder, and `warnings`. given: labels to take instead, or None."""
     config = documents[CONFIG]
     family = _family(config)
+    if task.modality != "image":
+        raise refusal(
+            Invalid, f"{task.kind} is not what this model does", "Leave `task` out.", pointer="/task"
+        )
     tensors = read_weights(folder, documents.get(INDEX))
-    labels = _labels(config, given)
+    labels = read_labels(config, given)
     _check_head(tensors, len(labels))
     preprocessing = task.imported_preprocessing(config, documents.get(PREPROCESSOR), None)
     attends = "num_attention_heads" in config or "num_heads" in config
@@ -65,6 +69,16 @@ def read_weights(folder: Path, index: Mapping[str, Any] | None) -> dict[str, Ten
     return {name: tensor for tensors in files.values() for name, tensor in tensors.items()}
 
 
+def read_labels(config: Mapping[str, Any], given: list[Any] | None) -> list[str]:
+    """The names in the order of the logits: as given, else the config's. Raises Invalid, LabelMismatch."""
+    found = _config_labels(config)
+    if given is None:
+        return check_labels(found, "/file")
+    names = check_labels(given, "/labels")
+    check_count(names, len(found))
+    return names
+
+
 def _family(config: Mapping[str, Any]) -> str:
     """The model_type, once the config speaks of one image classifier with one label an image."""
     named, family, problem = (config.get(key) for key in ("architectures", "model_type", "problem_type"))
@@ -78,16 +92,6 @@ def _family(config: Mapping[str, Any]) -> str:
         fix = "Only single_label_classification is supported."
         raise _invalid(f"config.json says problem_type {shown(problem)}", fix, "unsupported_head")
     return family
-
-
-def _labels(config: Mapping[str, Any], given: list[Any] | None) -> list[str]:
-    """The names in the order of the logits: as given, else as the config has them."""
-    found = _config_labels(config)
-    if given is None:
-        return check_labels(found, "/file")
-    names = check_labels(given, "/labels")
-    check_count(names, len(found))
-    return names
 
 
 def _config_labels(config: Mapping[str, Any]) -> list[Any]:

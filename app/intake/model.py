@@ -7,7 +7,7 @@ from typing import Any
 from app.catalog.base import Task
 from app.catalog.spec import TASKS
 from app.errors import Invalid, InvalidData, UnsafeFormat
-from app.intake import archive, checkpoint_folder, huggingface, onnx_classifier
+from app.intake import archive, checkpoint_folder, huggingface, onnx_classifier, own_student
 from app.intake.refusals import refusal
 
 Json = dict[str, Any]
@@ -49,8 +49,12 @@ def _take_folder(path: Path, files: Path, options: Mapping[str, Any]) -> Json:
     documents = checkpoint_folder.read_documents(kept)
     if checkpoint_folder.CONFIG not in documents:
         raise refusal(InvalidData, "the archive has no config.json", _FIX)
-    task = _task(options["task"] or "image_classification")
-    answer = huggingface.inspect(folder, documents, task, options["labels"])
+    family = own_student.family_of(documents[checkpoint_folder.CONFIG])
+    task = _task(options["task"] or ("tabular_classification" if family else "image_classification"))
+    if family:
+        answer = own_student.inspect(family, folder, documents, task, options["labels"])
+    else:
+        answer = huggingface.inspect(folder, documents, task, options["labels"])
     for file in kept:
         file.rename(files / file.name)
     if exports := checkpoint_folder.left_out(folder):
