@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import httpx
 import psycopg
@@ -138,25 +139,27 @@ def settings(tmp_path: Path, sqlite_url: str) -> Settings:
 def service(settings: Settings) -> Iterator[Callable[..., httpx.Client]]:
     """`service(max_json_bytes=1000)` starts the API as a process, with changed settings, and gives a client.
 
-    It runs until the test is over and must end well when it is asked to.
+    It runs until the test is over and must end well when it is asked to. Positional arguments are Python's
+    own instead of `-m app`; `folder` is the working directory.
     """
     with ExitStack() as stack:
 
-        def start(**changes: object) -> httpx.Client:
-            return stack.enter_context(_serving(Settings(**settings.model_dump() | changes)))
+        def start(*arguments: str, folder: Path | None = None, **changes: Any) -> httpx.Client:
+            changed = Settings(**settings.model_dump() | changes)
+            return stack.enter_context(_serving(changed, arguments or ("-m", "app"), folder))
 
         yield start
 
 
 @contextmanager
-def _serving(settings: Settings) -> Iterator[httpx.Client]:
+def _serving(settings: Settings, arguments: Sequence[str], folder: Path | None) -> Iterator[httpx.Client]:
     environment = os.environ | settings.environment()
     if settings.bootstrap_key is not None:
         environment["STILLHOUSE_BOOTSTRAP_KEY"] = settings.bootstrap_key.get_secret_value()
     log = settings.work_dir.parent / f"service-{settings.port}.log"
-    command = servers.tethered([sys.executable, "-m", "app"], signal.SIGTERM)
+    command = servers.tethered([sys.executable, *arguments], signal.SIGTERM)
     with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{settings.port}", timeout=30) as client:
             _wait_until_ready(client, process, log)

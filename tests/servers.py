@@ -4,7 +4,6 @@ They work as root and as an ordinary user and end with the thread that started t
 """
 
 import importlib.util
-import json
 import os
 import signal
 import socket
@@ -91,9 +90,6 @@ def valkey(folder: Path) -> Iterator[str]:
 @contextmanager
 def seaweedfs(folder: Path) -> Iterator[S3]:
     """An empty bucket of a new S3 server."""
-    keys = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
-    identities = {"identities": [{"name": "tests", "credentials": keys, "actions": ["Admin"]}]}
-    (folder / "identities.json").write_text(json.dumps(identities))
     (folder / "data").mkdir()
     s3_port = free_port()
     ports = [
@@ -106,14 +102,14 @@ def seaweedfs(folder: Path) -> Iterator[S3]:
         "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
         *ports, f"-s3.port={s3_port}", f"-s3.port.grpc={free_port()}",
         "-s3.port.iceberg=0", "-s3.port.lance=0",
-        f"-s3.config={folder / 'identities.json'}", f"-bucket={BUCKET}", "-admin.ui=false", "-webdav=false",
+        f"-bucket={BUCKET}", "-admin.ui=false", "-webdav=false",
         "-volume.preStopSeconds=0", "-master.telemetry=false",
     ]  # fmt: skip
     server = S3(BUCKET, "", {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{s3_port}", "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
     })  # fmt: skip
-    with _running(command, folder / "log", cwd=folder) as process:
+    with _running(command, folder / "log", cwd=folder, env=os.environ | server.environment) as process:
         # the port is open long before the first object can be stored
         _until(process, folder / "log", lambda: _put_probe(server), obstore.exceptions.BaseError, OSError)
         yield server

@@ -3,6 +3,7 @@
 Revisions are files `migrations/versions/NNNN_what.py` in one line without branches, each named by its number.
 """
 
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def is_current(engine: Engine) -> bool:
         return connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [head()]
 
 
+@cache
 def head() -> str:
     """The newest revision."""
     return max(path.name.partition("_")[0] for path in (_folder() / "versions").glob("[0-9]*_*.py"))
