@@ -28,7 +28,8 @@ def test_the_file_follows_the_compose_specification() -> None:
         "vendor.compose-spec",
         ROOT / "docker-compose.yml",
     ]
-    said = subprocess.run(command, capture_output=True, check=False, text=True)
+    file = ROOT / "docker-compose.yml"
+    said = subprocess.run([*command, file], capture_output=True, check=False, text=True)
     assert said.returncode == 0, said.stdout
 
 
