@@ -1,0 +1,178 @@
+"""From canonical Parquet to arrays that batches are gathered from: encoded once, memory-mapped, in bounded memory."""
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from app.catalog.base import UNLABELED, Frozen, Task
+from app.catalog.labels import label_name
+from app.catalog.spec import PinnedData, Resolved
+from app.errors import DataUnusable, InvalidData, shown
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+READ_ROWS = 1000  # at once; a canonical row group is no larger where rows are images
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows for one purpose: positions in the rows of `pins` laid end to end, to which `labels` belong."""
+
+    name: str
+    pins: tuple[PinnedData, ...]
+    rows: "NDArray[np.int64]"
+    labels: "NDArray[np.int64]"
+
+    @property
+    def labeled(self) -> "NDArray[np.int64]":
+        """Those of the rows that have a label."""
+        labeled: NDArray[np.int64] = self.rows[self.labels[self.rows] != UNLABELED]
+        return labeled
+
+
+class Tables:
+    """The job's data files, as fetched: `folder/SHA256`."""
+
+    def __init__(self, resolved: Resolved, folder: Path, threads: int) -> None:
+        self._resolved, self._folder, self._threads = resolved, folder, threads
+
+    def splits(self, seed: int) -> tuple[Split, Split, Split]:
+        """Training, validation and report rows. Without a test set the report reads the validation rows."""
+        data = self._resolved.data
+        pins = (data.train, *data.unlabeled)
+        labels = np.concatenate(
+            [self._labels(data.train), *(np.full(pin.rows, UNLABELED) for pin in data.unlabeled)]
+        )
+        if isinstance(data.validation, PinnedData):
+            training = Split("training", pins, np.arange(len(labels)), labels)
+            validation = self._whole("validation", data.validation)
+        else:
+            held = holdout(labels[: data.train.rows], data.validation.holdout, seed)
+            training = Split("training", pins, np.setdiff1d(np.arange(len(labels)), held), labels)
+            validation = Split("validation", pins, held, labels)
+        return training, validation, validation if data.test is None else self._whole("test", data.test)
+
+    def encoded(self, pin: PinnedData, task: Task, preprocessing: Frozen) -> "NDArray[Any]":
+        """Every row of the file, (N, ...), memory-mapped. Raises DataUnusable, naming the row."""
+        path = self._place([pin], task, preprocessing)
+        if not path.exists():
+            self._encode(pin, task, preprocessing, path)
+        return open_rows(path)
+
+    def sample(self, pin: PinnedData, task: Task, preprocessing: Frozen, rows: int) -> "NDArray[Any]":
+        """The first encoded rows of a file."""
+        raws = itertools.islice(itertools.chain.from_iterable(self._raw(pin, task)), rows)
+        return np.stack([task.encode(raw, preprocessing) for raw in raws])
+
+    def laid_end_to_end(self, split: Split, task: Task, preprocessing: Frozen) -> "NDArray[Any]":
+        """The encoded rows of all the split's files, by position."""
+        path = self._place(split.pins, task, preprocessing)
+        parts = [self.encoded(pin, task, preprocessing) for pin in split.pins]
+        return open_rows(path) if path.exists() else joined(parts, path)
+
+    def _place(self, pins: Sequence[PinnedData], task: Task, preprocessing: Frozen) -> Path:
+        return (
+            self._folder
+            / f"{digest([pin.sha256 for pin in pins], task.kind, preprocessing.model_dump(mode='json'))}.npy"
+        )
+
+    def _whole(self, name: str, pin: PinnedData) -> Split:
+        labels = self._labels(pin)
+        found = np.flatnonzero(labels != UNLABELED)
+        return Split(name, (pin,), found if len(found) else np.arange(len(labels)), labels)
+
+    def _labels(self, pin: PinnedData) -> "NDArray[np.int64]":
+        place = {name: index for index, name in enumerate(self._resolved.labels)} | {None: UNLABELED}
+        names = pq.read_table(self._file(pin), columns=[self._resolved.data.label]).column(0).to_pylist()
+        names = [label_name(name) for name in names]
+        if strange := set(names) - set(place):
+            known = ", ".join(self._resolved.labels[:10])
+            label = shown(min(map(str, strange)))
+            raise DataUnusable(f"{pin.reference} has the label {label}; the job's labels are {known}.")
+        return np.array([place[name] for name in names], np.int64)
+
+    def _encode(self, pin: PinnedData, task: Task, preprocessing: Frozen, path: Path) -> None:
+        unfinished, written = path.with_suffix(".part"), 0
+        encode = partial(task.encode, preprocessing=preprocessing)
+        array = None
+        with ThreadPoolExecutor(self._threads) as pool:
+            for raws in self._raw(pin, task):
+                try:
+                    rows = np.stack(
+                        list(pool.map(encode, raws) if task.modality == "image" else map(encode, raws))
+                    )
+                except InvalidData as error:
+                    where = f"rows {written + 1} to {written + len(raws)}"
+                    raise DataUnusable(
+                        f"{pin.reference}, {where}: {error.detail} Upload the data without it."
+                    ) from error
+                if array is None:
+                    array = np.lib.format.open_memmap(
+                        unfinished, "w+", rows.dtype, (pin.rows, *rows.shape[1:])
+                    )
+                array[written : written + len(rows)] = rows
+                written += len(rows)
+        if array is None or written != pin.rows:
+            raise DataUnusable(f"{pin.reference} has {written} rows, not {pin.rows}: upload it again.")
+        unfinished.rename(path)
+
+    def _raw(self, pin: PinnedData, task: Task) -> Iterator[list[Any]]:
+        """Rows as `task.encode` takes them: an image's bytes, or a mapping from column to value."""
+        image = self._resolved.data.inputs[0] if task.modality == "image" else None
+        file = pq.ParquetFile(self._file(pin))
+        for batch in file.iter_batches(READ_ROWS, columns=None if image is None else [image]):
+            yield batch.to_pylist() if image is None else batch.column(0).field("bytes").to_pylist()
+
+    def _file(self, pin: PinnedData) -> Path:
+        return self._folder / pin.sha256
+
+
+def holdout(labels: "NDArray[np.int64]", share: float, seed: int) -> "NDArray[np.int64]":
+    """Positions of a share of each class' labeled rows, or of all rows where none is labeled.
+
+    A class' only row stays in training. The same labels, share and seed always give the same rows.
+    """
+    chance = np.random.default_rng(seed)
+    labeled = np.flatnonzero(labels != UNLABELED)
+    labeled = labeled if len(labeled) else np.arange(len(labels))
+    turn = np.empty(len(labels))
+    for label in np.unique(labels[labeled]):
+        members = chance.permutation(labeled[labels[labeled] == label])
+        turn[members] = (
+            (np.arange(len(members)) + chance.random()) / len(members) if len(members) > 1 else 1.0
+        )
+    wanted = min(max(round(len(labeled) * share), 1), len(labeled) - 1)
+    return np.sort(labeled[np.argsort(turn[labeled], kind="stable")[:wanted]])
+
+
+def digest(*parts: Any) -> str:
+    """The sha256 of JSON values in their canonical form."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def joined(parts: "Sequence[NDArray[Any]]", path: Path) -> "NDArray[Any]":
+    """The parts one after the other in one memory-mapped file."""
+    rows = sum(map(len, parts))
+    array, start = np.lib.format.open_memmap(path, "w+", parts[0].dtype, (rows, *parts[0].shape[1:])), 0
+    for part in parts:
+        array[start : start + len(part)] = part
+        start += len(part)
+    array.flush()
+    return open_rows(path)
+
+
+def open_rows(path: Path) -> "NDArray[Any]":
+    """A memory-mapped array; what is written into it stays in memory, which torch wants to be possible."""
+    array: NDArray[Any] = np.load(path, mmap_mode="c")
+    return array

@@ -1,0 +1,129 @@
+"""The seventh phase: the student is written in every ordered format, opened again, compared with torch and measured."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from app.catalog.base import Bundle, Export, Frozen
+from app.errors import ExportFailed, ExportMismatch
+from app.serving.student import OnnxStudent
+from worker.engine.fetch import Material
+from worker.engine.validate import Order
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+    Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+COMPARED_ROWS = 512  # of the report's rows, at most
+CALIBRATION_ROWS = 512  # of the training rows, at most
+BATCHES = (1, 32)
+MEASURED_S = 1.0  # a batch size, after warm-up
+WARM_UPS, MOST_RUNS = 5, 300
+
+
+class Latency(Frozen):
+    """Of one batch size: milliseconds a batch, rows a second at the median."""
+
+    batch: int
+    p50_ms: float
+    p95_ms: float
+    rows_per_s: float
+
+
+@dataclass(frozen=True)
+class Exported:
+    """One format. difference: the largest of a logit from torch; agreement: share of rows with the same first choice as torch.
+
+    latency: empty before it is measured.
+    """
+
+    form: Export
+    files: list[str]
+    run: "Run"
+    rows: int
+    difference: float
+    agreement: float
+    latency: tuple[Latency, ...] = ()
+
+
+def export(order: Order, material: Material, student: nn.Module) -> list[Exported]:
+    """Writes into the folder `export` of the job's. Raises ExportFailed, ExportMismatch."""
+    split = material.report
+    encoded = material.tables.laid_end_to_end(split, order.task, order.preprocessing)
+    rows = np.ascontiguousarray(order.normalize(encoded[split.rows[:COMPARED_ROWS]]))
+    calibration = material.tables.laid_end_to_end(material.training, order.task, order.preprocessing)
+    chosen = np.random.default_rng(order.seed).permutation(material.training.rows)[:CALIBRATION_ROWS]
+    exported = write_all(
+        order, student, order.normalize(calibration[np.sort(chosen)]), rows, order.folder / "export"
+    )
+    measured = []
+    for done, one in enumerate(exported):
+        run = one.run
+        if one.form.serves:
+            run = OnnxStudent(order.folder / "export" / one.files[0], order.parts.settings.serving_threads)
+        measured.append(replace(one, latency=tuple(latency(run, rows, batch) for batch in BATCHES)))
+        order.journal.progress((done + 1) / len(exported))
+    return measured
+
+
+def write_all(
+    order: Order, student: nn.Module, sample: "Array", rows: "Array", folder: Path
+) -> list[Exported]:
+    """Every format, written and opened again. student: on the CPU, in eval mode. sample: for tracing and calibration."""
+    folder.mkdir(parents=True, exist_ok=True)
+    spec = order.resolved.spec
+    bundle = Bundle(
+        student=student,
+        architecture=spec.student.architecture,
+        task=order.task,
+        preprocessing=order.preprocessing,
+        input=order.resolved.input,
+        labels=order.resolved.labels,
+        sample=sample,
+    )
+    with torch.no_grad():
+        wanted = student(torch.from_numpy(rows)).logits.numpy()
+    return [_written(form, bundle, folder, rows, wanted) for form in spec.exports]
+
+
+def _written(form: Export, bundle: Bundle, folder: Path, rows: "Array", wanted: "Array") -> Exported:
+    try:
+        files = form.write(bundle, folder)
+        run = form.run(bundle, folder)
+        found = run(rows)
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise ExportFailed(
+            f"The student cannot be written as {form.kind}. Order the job without this export, or with another student family."
+        ) from error
+    difference = float(np.abs(found - wanted).max())
+    if form.tolerance is not None and not difference <= form.tolerance:
+        raise ExportMismatch(
+            f"The {form.kind} file differs from the trained student by {difference:.2g} in a logit; {form.tolerance:.0e} is allowed. "
+            "Order the job without this export, or with another student family."
+        )
+    agreement = float((found.argmax(-1) == wanted.argmax(-1)).mean())
+    return Exported(form, files, run, len(rows), difference, agreement)
+
+
+def latency(run: "Run", rows: "Array", batch: int) -> Latency:
+    """Runs whole batches of real rows, one at a time."""
+    inputs = np.resize(rows, (batch, *rows.shape[1:]))  # fewer rows than that are repeated
+    for _ in range(WARM_UPS):
+        run(inputs)
+    seconds: list[float] = []
+    while len(seconds) < MOST_RUNS and sum(seconds) < MEASURED_S:
+        started = time.perf_counter()
+        run(inputs)
+        seconds.append(time.perf_counter() - started)
+    p50, p95 = np.quantile(seconds, (0.5, 0.95))
+    return Latency(
+        batch=batch, p50_ms=float(p50 * 1000), p95_ms=float(p95 * 1000), rows_per_s=float(batch / p50)
+    )

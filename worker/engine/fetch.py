@@ -1,0 +1,62 @@
+"""The second phase: what is needed comes into the job's folder, verified by sha256. Teachers whose answers are stored stay away."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.catalog.spec import PinnedData, PinnedModel
+from app.db.tables import ModelVersion
+from app.ports.blobs import Blob
+from app.services import signals as stored
+from worker.data import Split, Tables
+from worker.engine.answers import key
+from worker.engine.validate import Order
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the job works on.
+
+    pins: its data files, each once. answers: by teacher and data file, where the teacher's answers lie or will lie.
+    awaited: those of them that no job has stored yet.
+    """
+
+    tables: Tables
+    training: Split
+    validation: Split
+    report: Split
+    pins: list[PinnedData]
+    answers: dict[tuple[str, str], Path]
+    awaited: list[tuple[PinnedModel, PinnedData]]
+
+
+def fetch(order: Order) -> Material:
+    data, teachers = order.resolved.data, order.resolved.teachers
+    named = [
+        pin
+        for pin in (data.train, *data.unlabeled, data.validation, data.test)
+        if isinstance(pin, PinnedData)
+    ]
+    pins = list({pin.sha256: pin for pin in named}.values())
+    keys = {(t.version_id, pin.sha256): key(order.resolved, t, pin) for t in teachers for pin in pins}
+    answers = {pair: order.folder / f"{name}.npy" for pair, name in keys.items()}
+    with order.parts.sessions.read() as session:
+        known = stored.find(session, order.project_id, list(keys.values()))
+        awaited = [(t, pin) for t in teachers for pin in pins if keys[t.version_id, pin.sha256] not in known]
+        needed = {teacher.version_id for teacher, _ in awaited}
+        versions = [session.get_one(ModelVersion, version_id) for version_id in sorted(needed)]
+    wanted = {order.folder / pin.sha256: Blob(pin.sha256, pin.size) for pin in pins}
+    wanted |= {order.folder / f"{name}.npy": blob for name, blob in known.items()}
+    for version in versions:
+        wanted |= {order.folder / version.id / f["path"]: Blob(f["sha256"], f["size"]) for f in version.files}
+    _bring(order, wanted)
+    tables = Tables(order.resolved, order.folder, order.parts.settings.threads)
+    return Material(tables, *tables.splits(order.seed), pins, answers, awaited)
+
+
+def _bring(order: Order, wanted: dict[Path, Blob]) -> None:
+    total, done = sum(blob.size for blob in wanted.values()) or 1, 0
+    for path, blob in wanted.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        order.parts.blobs.fetch(blob.sha256, path)
+        done += blob.size
+        order.journal.progress(done / total)

@@ -1,0 +1,130 @@
+"""The last phase: everything that leaves the job becomes a blob, and then the manifest that names them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.catalog.spec import PinnedData
+from app.services import models
+from app.services.jobs import Json
+from app.services.models import Checkpoint
+from worker.engine.evaluate import Findings
+from worker.engine.export import Exported
+from worker.engine.fetch import Material
+from worker.engine.markdown import markdown
+from worker.engine.report import Report, build
+from worker.engine.train import Taught
+from worker.engine.validate import Order
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the job's last transaction writes. manifest: the sha256 of the checkpoint's stored manifest."""
+
+    checkpoint: Checkpoint
+    manifest: str
+    artifacts: list[Json]
+    outcome: Json
+    usage: Json
+
+
+def register(
+    order: Order, material: Material, taught: Taught, findings: Findings, exported: list[Exported]
+) -> Result:
+    folder = order.folder / "export"
+    names = sorted({name for one in exported for name in one.files})
+    files = [_stored(order, folder / name, name) for name in names]
+    checkpoint = _checkpoint(order, folder, exported, files)
+    report = build(order, material, taught, findings, exported, files)
+    artifacts = [
+        _artifact(order, "report.json", "application/json", report.model_dump_json(indent=2)),
+        _artifact(order, "report.md", "text/markdown", markdown(report)),
+    ]
+    manifest = order.parts.blobs.put([models.manifest(checkpoint)]).sha256
+    return Result(checkpoint, manifest, artifacts, _outcome(report, taught), _usage(taught))
+
+
+def _checkpoint(order: Order, folder: Path, exported: list[Exported], files: list[Json]) -> Checkpoint:
+    resolved, architecture = order.resolved, order.resolved.spec.student.architecture
+    weights = any(one.form.kind == "safetensors" for one in exported)
+    return Checkpoint(
+        source="job",
+        format=architecture.format if weights else "onnx",
+        family=architecture.kind if weights else "onnx",
+        task=order.task.kind,
+        labels=resolved.labels,
+        input=resolved.input.model_dump(mode="json"),
+        preprocessing=resolved.preprocessing,
+        gives=sorted(architecture.gives),
+        details=_details(order, folder) if weights else _black_box(order, exported),
+        parameters=resolved.parameters,
+        files=files,
+        lineage=_lineage(order),
+    )
+
+
+def _details(order: Order, folder: Path) -> Json:
+    architecture = order.resolved.spec.student.architecture
+    if architecture.format != "huggingface":
+        return {"config": architecture.model_dump(mode="json")}
+    config = json.loads((folder / "config.json").read_bytes())
+    preprocessor = folder / "preprocessor_config.json"
+    return {
+        "config": {key: value for key, value in config.items() if key not in ("id2label", "label2id")},
+        "preprocessor": json.loads(preprocessor.read_bytes()) if preprocessor.exists() else None,
+    }
+
+
+def _black_box(order: Order, exported: list[Exported]) -> Json:
+    """A student that left as ONNX alone can still teach, by its answers."""
+    name = "pixel_values" if order.task.modality == "image" else "features"
+    return {"file": exported[0].files[0], "input": name, "output": "logits", "output_kind": "logits"}
+
+
+def _lineage(order: Order) -> Json:
+    resolved, data = order.resolved, order.resolved.data
+    pins = [("train", data.train), ("validation", data.validation), ("test", data.test)]
+    pins += [("unlabeled", pin) for pin in data.unlabeled]
+    return {
+        "job": order.job_id,
+        "teachers": [
+            {"version_id": teacher.version_id, "reference": teacher.reference, "digest": teacher.digest}
+            for teacher in resolved.teachers
+        ],
+        "datasets": [
+            {"role": role, "reference": pin.reference, "dataset_id": pin.dataset_id, "sha256": pin.sha256}
+            for role, pin in pins
+            if isinstance(pin, PinnedData)
+        ],
+    }
+
+
+def _outcome(report: Report, taught: Taught) -> Json:
+    student = next(column for column in report.columns if column.name == "student")
+    return {
+        "gates": [],
+        "verdict": report.verdict,
+        "stopped_by": taught.student.stopped_by,
+        "best_step": taught.student.best_step,
+        "metrics": {name: one.value for name, one in student.metrics.items()},
+        "gap_recovered": None if report.gap_recovered is None else report.gap_recovered.value,
+    }
+
+
+def _usage(taught: Taught) -> Json:
+    runs = [run for run in (taught.student, taught.control) if run is not None]
+    return {
+        "training_s": round(sum(run.seconds for run in runs), 3),
+        "steps": sum(run.steps for run in runs),
+        "samples": sum(run.samples for run in runs),
+    }
+
+
+def _stored(order: Order, path: Path, name: str) -> Json:
+    blob = order.parts.blobs.put_file(path)
+    return {"path": name, "sha256": blob.sha256, "size": blob.size}
+
+
+def _artifact(order: Order, name: str, media_type: str, text: str) -> Json:
+    blob = order.parts.blobs.put([text.encode()])
+    return {"name": name, "sha256": blob.sha256, "size": blob.size, "media_type": media_type}

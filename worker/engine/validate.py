@@ -1,0 +1,71 @@
+"""The first phase: the order is read back from the row, and checked against itself and this worker."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from app.catalog.base import Frozen, Task
+from app.catalog.spec import Resolved
+from app.db.tables import Job
+from app.errors import TeacherLoadFailed
+from app.ports.parts import Parts
+from worker.engine.device import Device, choose, seed_everything
+from worker.journal import Journal
+
+
+@dataclass(frozen=True)
+class Order:
+    """What every phase is given: the job, the place where it works, and whom it tells."""
+
+    job_id: str
+    project_id: str
+    resolved: Resolved
+    device: Device
+    folder: Path
+    parts: Parts
+    journal: Journal
+
+    @property
+    def task(self) -> Task:
+        return self.resolved.spec.task
+
+    @property
+    def seed(self) -> int:
+        return self.resolved.spec.training.seed
+
+    @cached_property
+    def preprocessing(self) -> Frozen:
+        """The student's own."""
+        return self.task.parse_preprocessing(self.resolved.preprocessing)
+
+    def normalize(self, encoded: Any) -> Any:
+        return self.task.normalize(encoded, self.preprocessing)
+
+    def new_student(self) -> nn.Module:
+        """Always with the same first weights, on the device."""
+        seed_everything(self.seed)
+        student = self.resolved.spec.student.architecture.build(self.resolved.input, self.resolved.labels)
+        return student.to(self.device.on)
+
+
+def validate(job: Job, folder: Path, parts: Parts, journal: Journal) -> Order:
+    """Raises NoSuchDevice, TeacherLoadFailed."""
+    resolved = Resolved.model_validate(job.resolved)
+    spec = resolved.spec
+    for teacher in resolved.teachers:
+        _check_order(teacher.reference, teacher.order, len(resolved.labels), len(teacher.labels))
+    device = choose(spec.resources.accelerator, spec.training.precision, parts.settings.threads)
+    journal.note(f"computing on {device.described()}")
+    return Order(job.id, job.project_id, resolved, device, folder, parts, journal)
+
+
+def _check_order(reference: str, order: list[int], labels: int, outputs: int) -> None:
+    """Each of the job's labels has a place of its own among the teacher's logits."""
+    if len(order) != labels or len(set(order)) != labels or not all(0 <= place < outputs for place in order):
+        raise TeacherLoadFailed(
+            f"The teacher {reference} has {outputs} logits, which do not stand for the job's {labels} labels one to one. "
+            "Import it again with its labels in the order of its logits, and plan the job again."
+        )

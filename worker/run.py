@@ -1,0 +1,56 @@
+"""One attempt at one job, in a process of its own, from the order to the registered student."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from app.db.tables import Job
+from app.ports.parts import Parts
+from worker.engine.evaluate import evaluate
+from worker.engine.export import export
+from worker.engine.fetch import fetch
+from worker.engine.preflight import preflight
+from worker.engine.register import register
+from worker.engine.signals import signals
+from worker.engine.train import train
+from worker.engine.validate import validate
+from worker.journal import Journal
+
+if TYPE_CHECKING:
+    from worker.__main__ import Stop
+
+
+def run(job: Job, attempt: int, parts: Parts, stop: "Stop") -> None:
+    """Raises a StillhouseError that says why the job failed, or LeaseLost when another attempt owns it."""
+    journal = Journal(parts.sessions, job.id, attempt)
+    with _workplace(parts.settings.work_dir / "jobs" / f"{job.id}-{attempt}") as folder:
+        with journal.phase("validate"):
+            order = validate(job, folder, parts, journal)
+        with journal.phase("fetch"):
+            material = fetch(order)
+        with journal.phase("preflight"):
+            preflight(order, material)
+        with journal.phase("signals"):
+            answers = signals(order, material)
+        with journal.phase("train"):
+            taught = train(order, material, answers, stop.finish)
+        with journal.phase("evaluate"):
+            findings = evaluate(order, material, answers, taught)
+        with journal.phase("export"):
+            exported = export(order, material, findings.student)
+        with journal.phase("register"):
+            result = register(order, material, taught, findings, exported)
+        journal.succeed(result.checkpoint, result.manifest, result.artifacts, result.outcome, result.usage)
+
+
+@contextmanager
+def _workplace(folder: Path) -> Iterator[Path]:
+    """A fresh folder for this attempt, which goes with it."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
