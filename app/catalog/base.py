@@ -39,7 +39,8 @@ def parse(form: type[F], value: Any, what: str) -> F:
         return form.model_validate(value)
     except ValidationError as error:
         faults = [
-            Fault("/" + "/".join(map(str, one["loc"])), one["type"], one["msg"]) for one in error.errors(include_url=False)[:20]
+            Fault("/" + "/".join(map(str, one["loc"])), one["type"], one["msg"])
+            for one in error.errors(include_url=False)[:20]
         ]
         raise Invalid(f"{what}: {faults[0].pointer} {faults[0].detail}", *faults) from None
 
@@ -57,7 +58,7 @@ class Schedule(Frozen, Generic[T]):
     over_epochs: PositiveInt = Field(description="epochs that the way takes")
 
     def at(self, epoch: int) -> float:
-        start, end = cast(float, self.start), cast(float, self.end)
+        start, end = cast("float", self.start), cast("float", self.end)
         return start + (end - start) * min(epoch / self.over_epochs, 1.0)
 
 
@@ -82,7 +83,7 @@ class Plugin(Frozen):
 
     @classmethod
     def name(cls) -> str:
-        return cast(str, cls.model_fields["kind"].default)
+        return cast("str", cls.model_fields["kind"].default)
 
 
 def discover(folder: str, kind_of: type[P]) -> dict[str, type[P]]:
@@ -92,10 +93,16 @@ def discover(folder: str, kind_of: type[P]) -> dict[str, type[P]]:
     for module_info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
         module = importlib.import_module(f"{folder}.{module_info.name}")
         for plugin in vars(module).values():
-            if not (isinstance(plugin, type) and issubclass(plugin, kind_of) and plugin.__module__ == module.__name__):
+            if not (
+                isinstance(plugin, type)
+                and issubclass(plugin, kind_of)
+                and plugin.__module__ == module.__name__
+            ):
                 continue
             if plugin.name() in found:
-                raise TypeError(f"{plugin.__module__} and {found[plugin.name()].__module__} both call themselves {plugin.name()!r}")
+                raise TypeError(
+                    f"{plugin.__module__} and {found[plugin.name()].__module__} both call themselves {plugin.name()!r}"
+                )
             found[plugin.name()] = plugin
     return dict(sorted(found.items()))
 
@@ -122,7 +129,10 @@ class Outputs:
         """The same outputs with every tensor changed."""
         return Outputs(
             None if self.logits is None else change(self.logits),
-            *({path: change(tensor) for path, tensor in part.items()} for part in (self.features, self.attentions, self.values)),
+            *(
+                {path: change(tensor) for path, tensor in part.items()}
+                for part in (self.features, self.attentions, self.values)
+            ),
         )
 
 
@@ -155,10 +165,14 @@ class Loss(Plugin):
     """One term of the objective. A plug-in writes `formula`; everything that is the same for all losses stands here."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})  # of logits, labels, features, attentions, values
-    batch_statistic: ClassVar[bool] = False  # True: the mean over parts of a batch is not the value of the batch
+    batch_statistic: ClassVar[bool] = (
+        False  # True: the mean over parts of a batch is not the value of the batch
+    )
     paper: ClassVar[str] = ""
 
-    weight: Scheduled[float] = Field(1.0, description="share in the weighted sum of the losses, or a schedule of it")
+    weight: Scheduled[float] = Field(
+        1.0, description="share in the weighted sum of the losses, or a schedule of it"
+    )
 
     def taps(self) -> tuple[list[str], list[str]]:
         """The layer paths to capture, of the student and of the teacher."""
@@ -178,11 +192,16 @@ class Loss(Plugin):
         student, teacher = student.map(lift), teacher.map(lambda tensor: lift(tensor.detach()))
         if batch.mask is not None:
             keep = batch.mask.bool()
-            student, teacher = student.map(lambda tensor: tensor[keep]), teacher.map(lambda tensor: tensor[keep])
+            student, teacher = (
+                student.map(lambda tensor: tensor[keep]),
+                teacher.map(lambda tensor: tensor[keep]),
+            )
             batch = replace(
                 batch,
                 labels=None if batch.labels is None else batch.labels[keep],
-                indices=batch.indices[keep] if batch.indices is not None and batch.indices.shape == keep.shape else batch.indices,
+                indices=batch.indices[keep]
+                if batch.indices is not None and batch.indices.shape == keep.shape
+                else batch.indices,
                 mask=None,
             )
         return self.formula(student, teacher, batch)
@@ -195,10 +214,17 @@ def over_logits(loss: type[Loss]) -> "Callable[..., Tensor]":
     """The loss as a plain function `value(student, teacher, mask=None, labels=None, **parameters)` over lists of one logits tensor."""
 
     def value(
-        student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None" = None, *, labels: "Tensor | None" = None, **parameters: Any
+        student: "list[Tensor]",
+        teacher: "list[Tensor]",
+        mask: "Tensor | None" = None,
+        *,
+        labels: "Tensor | None" = None,
+        **parameters: Any,
     ) -> "Tensor":
         form = loss(kind=loss.name(), **parameters)
-        return form(Outputs(student[0]), Outputs(teacher[0] if teacher else None), Batch(labels=labels, mask=mask))
+        return form(
+            Outputs(student[0]), Outputs(teacher[0] if teacher else None), Batch(labels=labels, mask=mask)
+        )
 
     value.__doc__ = loss.__doc__
     return value
@@ -235,7 +261,9 @@ class Task(Plugin):
         """The columns that a model of this task reads, in order. Raises InvalidData where there are none."""
         raise NotImplementedError
 
-    def preprocessing(self, columns: Mapping[str, Column], inputs: Sequence[str], teacher: "Mapping[str, Any] | None") -> Frozen:
+    def preprocessing(
+        self, columns: Mapping[str, Column], inputs: Sequence[str], teacher: "Mapping[str, Any] | None"
+    ) -> Frozen:
         """The student's own preprocessing, derived from the data's profile and the first teacher's preprocessing."""
         raise NotImplementedError
 
@@ -243,7 +271,9 @@ class Task(Plugin):
         """The stored form of a preprocessing, back as an object."""
         raise NotImplementedError
 
-    def imported_preprocessing(self, config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, input: Input | None) -> Frozen:
+    def imported_preprocessing(
+        self, config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, input: Input | None
+    ) -> Frozen:
         """A teacher's own preprocessing. Of a Hugging Face folder: its config.json and preprocessor_config.json, input None. Of a
         student of ours: its config.json and preprocessing.json. Of an ONNX file: {}, what the user says of the preprocessing in
         this task's own schema (None: nothing), and the file's input. Raises Invalid naming the key that cannot be honored."""
@@ -251,7 +281,7 @@ class Task(Plugin):
 
     def bind(self, preprocessing: Any, columns: Mapping[str, Column], inputs: Sequence[str]) -> Frozen:
         """A teacher's preprocessing tied to the data's columns, ready for `encode`. Raises ShapeMismatch where they do not fit."""
-        return cast(Frozen, preprocessing)
+        return cast("Frozen", preprocessing)
 
     def sidecars(self, preprocessing: Any) -> dict[str, Any]:
         """JSON files, by name, that belong beside a student's weights so that others prepare its input the same way."""
@@ -272,7 +302,9 @@ class Task(Plugin):
         """A batch of encoded rows, numpy array or tensor alike, as the float32 input of a model."""
         raise NotImplementedError
 
-    def decode(self, logits: "NDArray[np.float32]", labels: Sequence[str], *, top_k: int) -> list[dict[str, Any]]:
+    def decode(
+        self, logits: "NDArray[np.float32]", labels: Sequence[str], *, top_k: int
+    ) -> list[dict[str, Any]]:
         """One answer a row of logits (B, C)."""
         raise NotImplementedError
 
@@ -284,7 +316,9 @@ class Architecture(Plugin):
     """A student family: a typed schema that is costed without torch."""
 
     exports: ClassVar[frozenset[str]] = frozenset()  # export kinds that were verified for this family
-    quantization: ClassVar[Literal["static", "dynamic"]] = "static"  # how onnx_int8 treats it: convolutions static, transformers dynamic
+    quantization: ClassVar[Literal["static", "dynamic"]] = (
+        "static"  # how onnx_int8 treats it: convolutions static, transformers dynamic
+    )
     gives: ClassVar[frozenset[str]] = frozenset({"logits"})
     format: ClassVar[str] = "huggingface"
 
@@ -302,7 +336,12 @@ class Architecture(Plugin):
         raise NotImplementedError
 
     def build(self, input: Input, labels: Sequence[str]) -> "nn.Module":
-        """A freshly initialized student; the caller seeds torch. Its forward takes a batch and returns an object with `.logits`."""
+        """A freshly initialized student; the caller seeds torch. Its forward takes a batch and returns an object with `.logits`,
+        and its `save_pretrained(folder)` writes config.json and model.safetensors."""
+        raise NotImplementedError
+
+    def load(self, folder: Path) -> "nn.Module":
+        """What a student's `save_pretrained` wrote, in eval mode."""
         raise NotImplementedError
 
 
@@ -314,7 +353,13 @@ class Export(Plugin):
     """A format in which the student leaves."""
 
     serves: ClassVar[bool] = False  # whether the API process can serve this file
-    tolerance: ClassVar[float | None] = 1e-4  # largest accepted difference of a logit from torch; None: lossy, judged by accuracy
+    tolerance: ClassVar[float | None] = (
+        1e-4  # largest accepted difference of a logit from torch; None: lossy, judged by accuracy
+    )
+
+    def sample_rows(self) -> int:
+        """How many rows of `Bundle.sample` this format makes use of."""
+        return 2
 
     def write(self, bundle: "Bundle", folder: Path) -> list[str]:
         """Writes the file or files into `folder` and returns their names there."""
