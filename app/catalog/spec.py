@@ -23,6 +23,7 @@ else:
 
 NAME = r"[a-z0-9][a-z0-9._-]{0,99}"
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
+AliasName = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_-]{0,63}$")]
 Text = Annotated[str, StringConstraints(max_length=200)]
 ModelReference = Annotated[
     str,
@@ -140,7 +141,7 @@ class Resources(Frozen):
 
 class Output(Frozen):
     model: Name | None = Field(None, description="name of the model that the student becomes a version of; None: made from the first teacher's")
-    alias: Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_-]{0,63}$")] | None = Field(None, description="moved to the new version")
+    alias: AliasName | None = Field(None, description="moved to the new version")
 
 
 def _each_kind_once(exports: list[Export]) -> list[Export]:

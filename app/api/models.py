@@ -1,0 +1,206 @@
+"""Models: teachers are imported, students are left by jobs; both are listed, downloaded and named by aliases."""
+
+import re
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.api import uploads
+from app.api.dependencies import PartsDep, PrincipalDep, ReadSession, WriteSession
+from app.api.files import DOWNLOAD, StoredFile, answer_file
+from app.api.model_views import (
+    AliasView,
+    FileView,
+    ImportedView,
+    ModelSummary,
+    ModelView,
+    VersionSummary,
+    VersionView,
+)
+from app.api.pages import After, Limit, Page, cut, read_cursor
+from app.api.strict_json import parse_json
+from app.api.uploads import Form, receive
+from app.catalog.base import parse
+from app.catalog.spec import AliasName, Name
+from app.errors import Fault, Invalid, MalformedBody
+from app.services import aliases, imports, lineage, models
+from app.services.aliases import Condition
+from app.services.imports import Order
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+Json = dict[str, Any]
+Version = Annotated[
+    str, Path(pattern="^[A-Za-z0-9._-]{1,64}$", description="a version's number, or an alias")
+]
+
+_FORM = Form(
+    files={
+        "file": "zip, tar or tar.gz of config.json, model.safetensors, preprocessor_config.json; or one .onnx"
+    },
+    texts={
+        "name": "the model that this becomes a version of",
+        "alias": "moved to the new version",
+        "task": "needed with an ONNX file: image_classification or tabular_classification",
+        "labels": "JSON list of class names in the order of the outputs, instead of the file's own",
+        "preprocessing": "JSON, of an ONNX file: how its input is made, in the task's own schema",
+        "output": "of an ONNX file: the output to read, where there are several",
+        "output_kind": "of an ONNX file: logits or probabilities, where the file does not tell",
+    },
+    required=("name", "file"),
+)
+
+
+@router.post("", status_code=201, openapi_extra=_FORM.openapi(), responses={200: {"model": ImportedView}})
+async def import_model(
+    request: Request, response: Response, parts: PartsDep, principal: PrincipalDep
+) -> ImportedView:
+    """Imports a teacher. Content that stands under this name already is answered with 200 and its version.
+
+    Weights are read from safetensors alone, and no code, no pickle and no remote code is ever accepted.
+    """
+    async with receive(request, _FORM, parts.settings) as form:
+        order, out = _order(form.texts), form.folder / "out"
+        out.mkdir()
+        work = partial(imports.take_in, parts, principal.project_id, order, form.files[0].path, out)
+        imported = await uploads.take_in(request, work)
+    response.status_code = 201 if imported.new else 200
+    return ImportedView.of_entry(imported.entry, warnings=imported.warnings)
+
+
+@router.get("")
+def list_models(
+    session: ReadSession, principal: PrincipalDep, after: After = None, limit: Limit = 50
+) -> Page[ModelSummary]:
+    """Every model with its newest version, the newest model first."""
+    rows = models.list_(session, principal.project_id, before=read_cursor(after), limit=limit + 1)
+    shown, more, token = cut(rows, limit, lambda model: model.id)
+    latest = models.latest(session, shown)
+    pointing = models.aliases(session, *latest)
+    data = [ModelSummary.of(model, latest[model.id], pointing) for model in shown]
+    return Page(data=data, has_more=more, next=token)
+
+
+@router.get("/{name}")
+def get_model(
+    name: Name, session: ReadSession, principal: PrincipalDep, after: After = None, limit: Limit = 50
+) -> ModelView:
+    """A model's aliases and versions."""
+    mark = read_cursor(after, r"\d{1,9}")
+    model = models.get_model(session, principal.project_id, name)
+    rows = models.versions(session, model, before=int(mark) if mark else None, limit=limit + 1)
+    shown, more, token = cut(rows, limit, lambda version: version.version)
+    versions = Page[VersionSummary](
+        data=[VersionSummary.of(name, version) for version in shown], has_more=more, next=token
+    )
+    pointing = [AliasView.of(row) for row in models.aliases(session, model.id)]
+    return ModelView(name=name, created_at=model.created_at, aliases=pointing, versions=versions)
+
+
+@router.get("/{name}/versions/{version}")
+def get_version(name: Name, version: Version, session: ReadSession, principal: PrincipalDep) -> VersionView:
+    """A version by its number or by an alias."""
+    return VersionView.of_entry(models.get(session, principal.project_id, name, version))
+
+
+@router.get("/{name}/versions/{version}/lineage")
+def get_lineage(name: Name, version: Version, session: ReadSession, principal: PrincipalDep) -> Json:
+    """Where a version comes from, through its teachers and theirs, and which students it taught."""
+    return lineage.lineage(session, models.get(session, principal.project_id, name, version).version)
+
+
+@router.get("/{name}/versions/{version}/files")
+def list_files(name: Name, version: Version, session: ReadSession, principal: PrincipalDep) -> Page[FileView]:
+    """The files of a version."""
+    found = models.get(session, principal.project_id, name, version).version
+    return Page(data=[FileView.model_validate(file) for file in found.files], has_more=False, next=None)
+
+
+@router.get("/{name}/versions/{version}/files/{path:path}", response_class=Response, responses=DOWNLOAD)
+def download_file(
+    name: Name,
+    version: Version,
+    path: str,
+    request: Request,
+    parts: PartsDep,
+    session: ReadSession,
+    principal: PrincipalDep,
+) -> Response:
+    """Downloads a file; Range and If-Range resume, If-None-Match spares what is there already."""
+    file = models.file_of(models.get(session, principal.project_id, name, version).version, path)
+    media_type = "application/json" if path.endswith(".json") else "application/octet-stream"
+    stored = StoredFile(PurePosixPath(path).name, file["sha256"], file["size"], media_type)
+    return answer_file(request, parts.blobs, stored)
+
+
+# ---- aliases
+
+
+class AliasTarget(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    version: Annotated[int, Field(ge=1, strict=True, description="the number of the version to point at")]
+
+
+def condition(
+    if_match: Annotated[str | None, Header(description="the alias' ETag, or *: it must exist")] = None,
+    if_none_match: Annotated[str | None, Header(description="*: it must not exist yet")] = None,
+) -> Condition:
+    """Raises Invalid."""
+    if if_none_match not in (None, "*"):
+        fault = Fault(
+            "/header/if-none-match", "unsupported", "only * is understood here", "Send * or If-Match."
+        )
+        raise Invalid("If-None-Match takes only * here.", fault)
+    if if_none_match == "*":
+        return Condition(exists=False)
+    if if_match in (None, "*"):
+        return Condition(exists=True if if_match else None)
+    tags = [re.fullmatch(r'\s*"(\d{1,9})"\s*', tag) for tag in (if_match or "").split(",")]
+    return Condition(revisions=frozenset(int(tag[1]) for tag in tags if tag))
+
+
+ConditionDep = Annotated[Condition, Depends(condition)]
+_MOVED: dict[int | str, Json] = {
+    412: {"description": "The alias is not as If-Match or If-None-Match expects"}
+}
+
+
+@router.put("/{name}/aliases/{alias}", responses=_MOVED)
+def set_alias(
+    name: Name, alias: AliasName, target: AliasTarget, response: Response, session: WriteSession,
+    principal: PrincipalDep, expected: ConditionDep,
+) -> AliasView:  # fmt: skip
+    """Makes or moves an alias. With If-Match it moves only from the revision that you have seen."""
+    row = aliases.set_alias(
+        session, principal.project_id, name, alias, version=target.version, condition=expected
+    )
+    response.headers["ETag"] = f'"{row.revision}"'
+    return AliasView.of(row)
+
+
+@router.delete("/{name}/aliases/{alias}", responses=_MOVED)
+def delete_alias(
+    name: Name, alias: AliasName, session: WriteSession, principal: PrincipalDep, expected: ConditionDep
+) -> AliasView:
+    """Removes an alias, which is answered as it stood; its version stays."""
+    return AliasView.of(aliases.delete_alias(session, principal.project_id, name, alias, condition=expected))
+
+
+# ---- parsing
+
+
+def _order(texts: dict[str, str]) -> Order:
+    """Raises Invalid with the field that is wrong."""
+    fields: Json = dict(texts)
+    for field in ("labels", "preprocessing"):
+        if field in fields:
+            try:
+                fields[field] = parse_json(texts[field].encode())
+            except MalformedBody as error:
+                fault = Fault(f"/{field}", "invalid_json", error.detail, "Send JSON.")
+                raise Invalid(f"The field {field} is not JSON.", fault) from None
+    return parse(Order, fields, "The form is not valid")
