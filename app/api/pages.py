@@ -31,8 +31,12 @@ def cut(rows: Sequence[R], limit: int, mark: Callable[[R], object]) -> tuple[lis
     """
     shown = list(rows[:limit])
     more = len(rows) > limit
-    token = base64.urlsafe_b64encode(str(mark(shown[-1])).encode()).decode().rstrip("=") if more else None
-    return shown, more, token
+    return shown, more, write_cursor(mark(shown[-1])) if more else None
+
+
+def write_cursor(mark: object) -> str:
+    """What `read_cursor` reads back."""
+    return base64.urlsafe_b64encode(str(mark).encode()).decode().rstrip("=")
 
 
 def read_cursor(after: str | None, form: str = r"[a-z]+_[a-z0-9]{1,64}") -> str | None:
