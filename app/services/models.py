@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal
 
-from sqlalchemy import select
+from sqlalchemy import Integer, bindparam, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -119,11 +119,15 @@ def find(session: Session, project_id: str, reference: str) -> ModelVersion:
 
     Raises UnknownReference, which says what there is.
     """
+    return session.get_one(ModelVersion, identify(session, project_id, reference))
+
+
+def identify(session: Session, project_id: str, reference: str) -> str:
+    """The id of what `find` finds, for one small query."""
     name, _, selector = reference.removeprefix("model:").partition("@")
-    model = _model(session, project_id, name)
-    version = _select(session, model, selector or None) if model else None
-    if version is None:
-        detail = _what_there_is(session, project_id, name, model)
+    version_id = _select(session, project_id, name, selector)
+    if version_id is None:
+        detail = _what_there_is(session, project_id, name, _model(session, project_id, name))
         fault = Fault(
             "",
             "unknown_reference",
@@ -131,16 +135,15 @@ def find(session: Session, project_id: str, reference: str) -> ModelVersion:
             "Import the model with POST /v1/models, or name one that is there.",
         )
         raise UnknownReference(f"{shown(reference)} points at nothing: {detail}", fault)
-    return version
+    return version_id
 
 
 def get(session: Session, project_id: str, name: str, selector: str) -> Entry:
     """The version with this number or alias. Raises NotFound, which says what there is."""
-    model = _model(session, project_id, name)
-    version = _select(session, model, selector) if model else None
-    if version is None:
-        raise NotFound(_what_there_is(session, project_id, name, model))
-    return entry(session, version)
+    version_id = _select(session, project_id, name, selector)
+    if version_id is None:
+        raise NotFound(_what_there_is(session, project_id, name, _model(session, project_id, name)))
+    return entry(session, session.get_one(ModelVersion, version_id))
 
 
 def get_model(session: Session, project_id: str, name: str) -> Model:
@@ -204,18 +207,25 @@ def _model(session: Session, project_id: str, name: str) -> Model | None:
     return session.scalar(select(Model).where(Model.project_id == project_id, Model.name == name))
 
 
-def _select(session: Session, model: Model, selector: str | None) -> ModelVersion | None:
-    """By number, by alias, or the newest one for None."""
-    number: Any = model.last_version
-    if selector is not None:
-        number = (
-            select(Alias.version).where(Alias.model_id == model.id, Alias.alias == selector).scalar_subquery()
-        )
-        if re.fullmatch("[0-9]{1,9}", selector):
-            number = int(selector)
-    return session.scalar(
-        select(ModelVersion).where(ModelVersion.model_id == model.id, ModelVersion.version == number)
-    )
+def _select(session: Session, project_id: str, name: str, selector: str) -> str | None:
+    """The version's id, by number, by alias, or the newest one for an empty selector."""
+    number = re.fullmatch("[0-9]{1,9}", selector)
+    statement = _OF_NUMBER if number else _OF_ALIAS if selector else _NEWEST
+    values = {"project_id": project_id, "name": name, "selector": int(selector) if number else selector}
+    return session.scalar(statement, values)
+
+
+# Made once, so that SQLAlchemy finds them compiled: every prediction asks one of them.
+_NAMED = (
+    select(ModelVersion.id)
+    .join(Model, Model.id == ModelVersion.model_id)
+    .where(Model.project_id == bindparam("project_id"), Model.name == bindparam("name"))
+)
+_OF_NUMBER = _NAMED.where(ModelVersion.version == bindparam("selector", type_=Integer))
+_OF_ALIAS = _NAMED.join(Alias, Alias.model_id == Model.id).where(
+    Alias.alias == bindparam("selector"), ModelVersion.version == Alias.version
+)
+_NEWEST = _NAMED.where(ModelVersion.version == Model.last_version)
 
 
 def _what_there_is(session: Session, project_id: str, name: str, model: Model | None) -> str:

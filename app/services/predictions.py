@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from app.catalog.base import Task
 from app.catalog.spec import TASKS
-from app.db.tables import ModelVersion
+from app.db.tables import Model, ModelVersion
 from app.errors import Fault, InvalidData, ModelNotReady, NotFound, UnknownReference, shown
 from app.ports.predictor import Predictor
 from app.services import models
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 1000  # of one request
 ROWS_AT_ONCE = 32  # through the model; so a request of any length needs the memory of this many rows
+MAX_REMEMBERED = 1000  # students whose rows are not read again
 SERVED = ("model.onnx", "model.int8.onnx")  # the first of these that a student has
 
 
@@ -38,17 +39,16 @@ class Student:
 def find(session: Session, project_id: str, reference: str) -> Student:
     """The student that NAME, NAME@VERSION or NAME@ALIAS means now. Raises NotFound, ModelNotReady."""
     try:
-        version = models.find(session, project_id, reference)
+        version_id = models.identify(session, project_id, reference)
     except UnknownReference as error:
         raise NotFound(error.detail, Fault("/model", "unknown_reference", error.detail)) from None
-    task = TASKS[version.task](kind=version.task)
-    return Student(
-        name=f"{reference.removeprefix('model:').partition('@')[0]}@{version.version}",
-        sha256=_onnx_file(version),
-        task=task,
-        preprocessing=task.parse_preprocessing(version.preprocessing),
-        labels=version.labels,
-    )
+    student = _students.get(version_id)
+    if student is None:
+        student = _student(session, version_id)
+        if len(_students) >= MAX_REMEMBERED:
+            _students.clear()
+        _students[version_id] = student
+    return student
 
 
 def answer(
@@ -66,6 +66,21 @@ def answer(
         _check_finite(logits, start, where)
         answers += student.task.decode(logits, student.labels, top_k=top_k)
     return answers
+
+
+_students: dict[str, Student] = {}  # by version id; what was read of an immutable row stays true
+
+
+def _student(session: Session, version_id: str) -> Student:
+    version = session.get_one(ModelVersion, version_id)
+    task = TASKS[version.task](kind=version.task)
+    return Student(
+        name=f"{session.get_one(Model, version.model_id).name}@{version.version}",
+        sha256=_onnx_file(version),
+        task=task,
+        preprocessing=task.parse_preprocessing(version.preprocessing),
+        labels=version.labels,
+    )
 
 
 def _onnx_file(version: ModelVersion) -> str:
