@@ -1,1 +1,1 @@
-"""What may be ordered: losses, tasks, student families, schemes and exports, each a plug-in in a folder of its kind."""
+"""What may be ordered: losses, tasks, student families, schemes, exports, each a plug-in in its folder."""

@@ -1,7 +1,7 @@
-"""What a plug-in is: a frozen form whose fields are its parameters, whose docstring is its help and which does the work itself.
+"""A plug-in is a frozen form: its fields are its parameters, its docstring is its help, and it does the work.
 
-Nothing here imports torch. Tensor methods need no import; a plug-in that needs torch imports it in a method's body or keeps
-its modules in a `_torch.py` of its own.
+Nothing here imports torch. Tensor methods need no import; a plug-in that needs torch imports it in a method's
+body or keeps its modules in a `_torch.py` of its own.
 """
 
 import importlib
@@ -87,7 +87,7 @@ class Plugin(Frozen):
 
 
 def discover(folder: str, kind_of: type[P]) -> dict[str, type[P]]:
-    """Imports every module of the package `folder` and returns its plug-ins by kind; a kind used twice is refused."""
+    """Imports every module of the package `folder` and returns its plug-ins by kind, each used once."""
     package = importlib.import_module(folder)
     found: dict[str, type[P]] = {}
     for module_info in sorted(pkgutil.iter_modules(package.__path__), key=lambda info: info.name):
@@ -100,16 +100,15 @@ def discover(folder: str, kind_of: type[P]) -> dict[str, type[P]]:
             ):
                 continue
             if plugin.name() in found:
-                raise TypeError(
-                    f"{plugin.__module__} and {found[plugin.name()].__module__} both call themselves {plugin.name()!r}"
-                )
+                other = found[plugin.name()].__module__
+                raise TypeError(f"{plugin.__module__} and {other} both call themselves {plugin.name()!r}")
             found[plugin.name()] = plugin
     return dict(sorted(found.items()))
 
 
 def one_of(plugins: Mapping[str, type[Plugin]]) -> Any:
     """The field type that accepts any of these plug-ins and tells them apart by `kind`."""
-    union = reduce(lambda left, right: Union[left, right], plugins.values())  # type: ignore[arg-type, return-value]  # noqa: UP007
+    union = reduce(lambda left, right: left | right, plugins.values())  # type: ignore[arg-type, return-value]
     return Annotated[union, Field(discriminator="kind")] if len(plugins) > 1 else union
 
 
@@ -138,7 +137,7 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """labels: (B,) or (B, T), -100 = unlabeled. indices: (B,) row numbers. mask: True = the row or token counts."""
+    """labels: (B,) or (B, T), -100: unlabeled. indices: (B,) row numbers. mask: True: the row counts."""
 
     labels: "Tensor | None" = None
     indices: "Tensor | None" = None
@@ -162,7 +161,7 @@ def lift(tensor: "Tensor") -> "Tensor":
 
 
 class Loss(Plugin):
-    """One term of the objective. A plug-in writes `formula`; everything that is the same for all losses stands here."""
+    """One term of the objective. A plug-in writes `formula`; what is the same for all losses stands here."""
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})  # of logits, labels, features, attentions, values
     batch_statistic: ClassVar[bool] = (
@@ -184,7 +183,7 @@ class Loss(Plugin):
         return self.model_copy(update=moved) if moved else self
 
     def build(self, context: Context) -> "Callable[[Outputs, Outputs, Batch], Tensor]":
-        """What computes the loss: this form itself, or a module with learned parts, which the optimizer then trains."""
+        """What computes the loss: this form itself, or a module with parts that the optimizer then trains."""
         return self
 
     def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
@@ -211,7 +210,7 @@ class Loss(Plugin):
 
 
 def over_logits(loss: type[Loss]) -> "Callable[..., Tensor]":
-    """The loss as a plain function `value(student, teacher, mask=None, labels=None, **parameters)` over lists of one logits tensor."""
+    """The loss as `value(student, teacher, mask=None, labels=None, **parameters)`, of lists of one tensor."""
 
     def value(
         student: "list[Tensor]",
@@ -251,7 +250,7 @@ class Column(Frozen):
 
 
 class Task(Plugin):
-    """A kind of work: how a raw row becomes a model's input, and how its output becomes an answer. The same code trains and serves."""
+    """A kind of work: how a raw row becomes an input and an output an answer, in training as in serving."""
 
     gives: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
     modality: ClassVar[Literal["image", "vector"]]
@@ -264,7 +263,7 @@ class Task(Plugin):
     def preprocessing(
         self, columns: Mapping[str, Column], inputs: Sequence[str], teacher: "Mapping[str, Any] | None"
     ) -> Frozen:
-        """The student's own preprocessing, derived from the data's profile and the first teacher's preprocessing."""
+        """The student's own preprocessing, from the data's profile and the first teacher's preprocessing."""
         raise NotImplementedError
 
     def parse_preprocessing(self, value: Mapping[str, Any]) -> Frozen:
@@ -274,17 +273,20 @@ class Task(Plugin):
     def imported_preprocessing(
         self, config: Mapping[str, Any], preprocessor: Mapping[str, Any] | None, input: Input | None
     ) -> Frozen:
-        """A teacher's own preprocessing. Of a Hugging Face folder: its config.json and preprocessor_config.json, input None. Of a
-        student of ours: its config.json and preprocessing.json. Of an ONNX file: {}, what the user says of the preprocessing in
-        this task's own schema (None: nothing), and the file's input. Raises Invalid naming the key that cannot be honored."""
+        """A teacher's own preprocessing. Raises Invalid naming the key that cannot be honored.
+
+        Of a folder: its config.json, its preprocessor_config.json or preprocessing.json (None: not there),
+        and no input. Of an ONNX file: {}, what the user says in this task's own schema (None: nothing), and
+        its input.
+        """
         raise NotImplementedError
 
     def bind(self, preprocessing: Any, columns: Mapping[str, Column], inputs: Sequence[str]) -> Frozen:
-        """A teacher's preprocessing tied to the data's columns, ready for `encode`. Raises ShapeMismatch where they do not fit."""
+        """A teacher's preprocessing tied to the data's columns, ready for `encode`. Raises ShapeMismatch."""
         return cast("Frozen", preprocessing)
 
     def sidecars(self, preprocessing: Any) -> dict[str, Any]:
-        """JSON files, by name, that belong beside a student's weights so that others prepare its input the same way."""
+        """JSON files, by name, beside a student's weights, so that others prepare its input the same way."""
         raise NotImplementedError
 
     def input(self, preprocessing: Any) -> Input:
@@ -292,7 +294,7 @@ class Task(Plugin):
         raise NotImplementedError
 
     def encode(self, raw: Any, preprocessing: Any) -> "NDArray[Any]":
-        """One raw row as the compact array that is stored while training: uint8 pixels (C, H, W) or float32 features (F,).
+        """One raw row as the array that training stores: uint8 pixels (C, H, W) or float32 features (F,).
 
         Raises InvalidData, naming what is wrong with the row.
         """
@@ -316,15 +318,13 @@ class Architecture(Plugin):
     """A student family: a typed schema that is costed without torch."""
 
     exports: ClassVar[frozenset[str]] = frozenset()  # export kinds that were verified for this family
-    quantization: ClassVar[Literal["static", "dynamic"]] = (
-        "static"  # how onnx_int8 treats it: convolutions static, transformers dynamic
-    )
+    quantization: ClassVar[Literal["static", "dynamic"]] = "static"  # by onnx_int8
     gives: ClassVar[frozenset[str]] = frozenset({"logits"})
     format: ClassVar[str] = "huggingface"
 
     def resolve(self, teacher: "Mapping[str, Any] | None", parameters: int) -> "Architecture":
-        """The form with everything filled in that depends on the first teacher: its config.json (None: it has none) and its count
-        of learned numbers. Raises Invalid where the teacher gives no form."""
+        """The form with everything filled in that depends on the first teacher: its config.json (None: it has
+        none) and its count of learned numbers. Raises Invalid where the teacher gives no form."""
         return self
 
     def accepts(self, input: Input) -> str | None:
@@ -336,8 +336,8 @@ class Architecture(Plugin):
         raise NotImplementedError
 
     def build(self, input: Input, labels: Sequence[str]) -> "nn.Module":
-        """A freshly initialized student; the caller seeds torch. Its forward takes a batch and returns an object with `.logits`,
-        and its `save_pretrained(folder)` writes config.json and model.safetensors."""
+        """A freshly initialized student; the caller seeds torch. Its forward makes of a batch an object with
+        `.logits`; its `save_pretrained(folder)` writes config.json and model.safetensors."""
         raise NotImplementedError
 
     def load(self, folder: Path) -> "nn.Module":
@@ -366,7 +366,7 @@ class Export(Plugin):
         raise NotImplementedError
 
     def run(self, bundle: "Bundle", folder: Path) -> "Callable[[NDArray[np.float32]], NDArray[np.float32]]":
-        """The written files opened again, as a function from a normalized batch to logits: what a user of the files computes."""
+        """The written files opened again, from a normalized batch to logits: what their user computes."""
         raise NotImplementedError
 
 

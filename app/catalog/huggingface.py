@@ -71,6 +71,6 @@ def too_small(kind: str, height: int, width: int, needed: int) -> str | None:
     if min(height, width) >= needed:
         return None
     return (
-        f"{kind} with this many stages needs images of at least {needed} pixels an edge, not {height} x {width}; "
-        "set task.image_size, or use fewer stages"
+        f"{kind} with these stages needs images of at least {needed} pixels an edge, not {height} x {width}"
+        "; set task.image_size, or use fewer stages"
     )

@@ -5,8 +5,8 @@ from typing import Any
 
 
 def label_name(value: Any) -> str | None:
-    """The class name of a raw label: text as it is, whole numbers without a fraction, None for a missing one."""
-    if value is None or value != value or value == "":  # noqa: PLR0124  (NaN is the value that differs from itself)
+    """The class name of a raw label: text as it is, whole numbers without a fraction, None: missing."""
+    if value is None or value != value or value == "":  # noqa: PLR0124  (NaN differs from itself)
         return None
     if isinstance(value, bool):
         return "true" if value else "false"
@@ -16,7 +16,7 @@ def label_name(value: Any) -> str | None:
 
 
 def ordered(names: Iterable[str]) -> list[str]:
-    """Distinct names in the one order that every part of Stillhouse uses: by number where all are numbers, else by text."""
+    """Distinct names in the one order used everywhere: by number where all are numbers, else by text."""
     distinct = set(names)
     if all(name.lstrip("-").isdecimal() for name in distinct):
         return sorted(distinct, key=lambda name: (int(name), name))

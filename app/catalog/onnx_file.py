@@ -1,5 +1,6 @@
 """Students as ONNX files that describe themselves."""
 
+import hashlib
 import json
 import logging
 import warnings
@@ -13,6 +14,7 @@ from app.catalog.base import Bundle
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import nn
 
 NAME = "model.onnx"
 OPSET = 20
@@ -24,25 +26,19 @@ def input_name(bundle: Bundle) -> str:
 
 
 def write(bundle: Bundle, path: Path) -> None:
-    """The student in float32 with a free batch size; labels, task and preprocessing stand in its metadata."""
-    import torch
+    """The student in float32 with a free batch size, unless the file is there already.
 
-    name, batch = input_name(bundle), torch.from_numpy(bundle.sample[:2])
-    if len(batch) == 1:
-        batch = batch.repeat(2, *[1] * (batch.ndim - 1))  # a size of one would be taken for a constant
-    with warnings.catch_warnings(), torch.no_grad(), _quiet():
-        warnings.simplefilter("ignore")
-        program = torch.onnx.export(
-            bundle.student, (batch,), dynamo=True, verbose=False, opset_version=OPSET,
-            input_names=[name], output_names=[OUTPUT], dynamic_shapes=({0: torch.export.Dim("batch")},),
-        )  # fmt: skip
-    assert program is not None
-    program.model.metadata_props.update(
-        labels=json.dumps(list(bundle.labels)),
-        task=bundle.task.model_dump_json(),
-        preprocessing=bundle.preprocessing.model_dump_json(),
-    )
-    program.save(str(path), external_data=False)
+    Its metadata hold, as JSON, `labels`, `task` and `preprocessing`, and the sha256 of the weights.
+    """
+    digest = _digest(bundle.student)
+    if not (path.exists() and metadata(path).get("weights") == digest):
+        _trace(bundle, path, digest)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    import onnx
+
+    return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
 def open_file(path: Path) -> "Callable[[NDArray[np.float32]], NDArray[np.float32]]":
@@ -59,6 +55,41 @@ def open_file(path: Path) -> "Callable[[NDArray[np.float32]], NDArray[np.float32
     return logits
 
 
+def _trace(bundle: Bundle, path: Path, digest: str) -> None:
+    import torch
+
+    batch = torch.from_numpy(bundle.sample[:2])
+    if len(batch) == 1:  # a size of one would be taken for a constant
+        batch = batch.repeat(2, *[1] * (batch.ndim - 1))
+    with torch.no_grad(), _quiet():
+        program = torch.onnx.export(
+            bundle.student,
+            (batch,),
+            dynamo=True,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=[input_name(bundle)],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+        )
+    assert program is not None
+    program.model.metadata_props.update(
+        labels=json.dumps(list(bundle.labels)),
+        task=bundle.task.model_dump_json(),
+        preprocessing=bundle.preprocessing.model_dump_json(),
+        weights=digest,
+    )
+    program.save(str(path), external_data=False)
+
+
+def _digest(student: "nn.Module") -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(student.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().reshape(-1).numpy().data)
+    return digest.hexdigest()
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """The exporter warns of what it does not need."""
@@ -66,6 +97,8 @@ def _quiet() -> Iterator[None]:
     level = log.level
     log.setLevel(logging.ERROR)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
     finally:
         log.setLevel(level)

@@ -1,12 +1,20 @@
-"""The job spec: what a user orders. Every part has a default; an unknown field is an error, for a typo in a six-hour job is expensive.
+"""The job spec: what a user orders. Every part has a default, and an unknown field is an error.
 
-`JobSpec` is what is sent; `Resolved` is what the row keeps: every default filled in and every reference pinned, so that a later
-change of a default or of an alias never changes an old job.
+`JobSpec` is what is sent; `Resolved` is what the row keeps: every default filled in and every reference
+pinned, so that a later change of a default or of an alias never changes an old job.
 """
 
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
+from pydantic import (
+    AfterValidator,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+)
 
 from app.catalog.base import Architecture, Export, Frozen, Input, Loss, Scheme, Task, discover, one_of
 
@@ -17,9 +25,15 @@ SCHEMES = discover("app.catalog.schemes", Scheme)
 EXPORTS = discover("app.catalog.exports", Export)
 
 if TYPE_CHECKING:
-    AnyLoss, AnyTask, AnyArchitecture, AnyScheme, AnyExport = Loss, Task, Architecture, Scheme, Export
+    AnyLoss = Loss
+    AnyTask = Task
+    AnyArchitecture = Architecture
+    AnyScheme = Scheme
+    AnyExport = Export
 else:
-    AnyLoss, AnyTask, AnyArchitecture, AnyScheme, AnyExport = map(one_of, (LOSSES, TASKS, ARCHITECTURES, SCHEMES, EXPORTS))
+    AnyLoss, AnyTask, AnyArchitecture, AnyScheme, AnyExport = map(
+        one_of, (LOSSES, TASKS, ARCHITECTURES, SCHEMES, EXPORTS)
+    )
 
 NAME = r"[a-z0-9][a-z0-9._-]{0,99}"
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
@@ -28,7 +42,9 @@ Text = Annotated[str, StringConstraints(max_length=200)]
 ModelReference = Annotated[
     str,
     StringConstraints(pattern=f"^model:{NAME}(@[A-Za-z0-9._-]{{1,64}})?$"),
-    Field(description="model:NAME, model:NAME@VERSION or model:NAME@ALIAS; a bare name means its newest version"),
+    Field(
+        description="model:NAME, model:NAME@VERSION or model:NAME@ALIAS; a bare name means its newest version"
+    ),
 ]
 DatasetReference = Annotated[
     str,
@@ -39,7 +55,9 @@ DatasetReference = Annotated[
 
 class Teacher(Frozen):
     model: ModelReference
-    weight: PositiveFloat = Field(1.0, description="share among several teachers; the shares are divided by their sum")
+    weight: PositiveFloat = Field(
+        1.0, description="share among several teachers; the shares are divided by their sum"
+    )
 
 
 class RandomInitialization(Frozen):
@@ -60,15 +78,25 @@ class Holdout(Frozen):
 
 
 class Columns(Frozen):
-    input: str | list[str] | None = Field(None, description="the column or columns to read; None: what the task finds")
-    label: str | None = Field(None, description="the column with the label; None: the dataset's own label column")
+    input: str | list[str] | None = Field(
+        None, description="the column or columns to read; None: what the task finds"
+    )
+    label: str | None = Field(
+        None, description="the column with the label; None: the dataset's own label column"
+    )
 
 
 class Data(Frozen):
-    train: DatasetReference = Field(description="labeled rows; rows without a label are used as unlabeled ones")
+    train: DatasetReference = Field(
+        description="labeled rows; rows without a label are used as unlabeled ones"
+    )
     validation: DatasetReference | Holdout = Holdout()
-    test: DatasetReference | None = Field(None, description="rows for the report alone; None: the validation rows, and the report says so")
-    unlabeled: list[DatasetReference] = Field([], max_length=16, description="more rows for the teacher to answer; labels in them are ignored")
+    test: DatasetReference | None = Field(
+        None, description="rows for the report alone; None: the validation rows, and the report says so"
+    )
+    unlabeled: list[DatasetReference] = Field(
+        [], max_length=16, description="more rows for the teacher to answer; labels in them are ignored"
+    )
     columns: Columns = Columns()
 
 
@@ -81,7 +109,10 @@ class Hinton(Frozen):
 
     def expand(self) -> list[Loss]:
         kd = {"kind": "kd", "temperature": self.temperature, "weight": self.alpha}
-        return [LOSSES["kd"].model_validate(kd), LOSSES["cross_entropy"].model_validate({"weight": 1 - self.alpha})]
+        return [
+            LOSSES["kd"].model_validate(kd),
+            LOSSES["cross_entropy"].model_validate({"weight": 1 - self.alpha}),
+        ]
 
 
 class AdamW(Frozen):
@@ -101,7 +132,7 @@ class SGD(Frozen):
 
 
 class LearningRateSchedule(Frozen):
-    """The learning rate rises in a straight line for `warmup_steps`, then falls to zero (cosine, linear) or stays (constant)."""
+    """The learning rate rises in a line for `warmup_steps`, then falls to zero (cosine, linear) or stays."""
 
     kind: Literal["cosine", "linear", "constant"] = "cosine"
     warmup_steps: NonNegativeInt = 0
@@ -119,18 +150,26 @@ class Training(Frozen):
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
     optimizer: Annotated[AdamW | SGD, Field(discriminator="kind")] = AdamW()
     schedule: LearningRateSchedule = LearningRateSchedule()
-    precision: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 where the device is built for it")
-    clip_norm: PositiveFloat | None = Field(None, description="largest norm of the gradient; None: not clipped")
-    early_stopping: EarlyStopping | None = Field(None, description="None: train all epochs; the best step is kept either way")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="auto: bfloat16 where the device is built for it"
+    )
+    clip_norm: PositiveFloat | None = Field(
+        None, description="largest norm of the gradient; None: not clipped"
+    )
+    early_stopping: EarlyStopping | None = Field(
+        None, description="None: train all epochs; the best step is kept either way"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
 class Evaluation(Frozen):
     compare: list[Literal["teacher", "control"]] = Field(
         ["teacher", "control"],
-        description="columns beside the student; control: the same student with the same steps and seed, without the teacher",
+        description="columns beside the student; control: the same student without the teacher",
     )
-    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = Field(2000, description="resamples behind each 95 % interval")
+    bootstrap: Annotated[int, Field(ge=100, le=100_000)] = Field(
+        2000, description="resamples behind each 95 % interval"
+    )
 
 
 class Resources(Frozen):
@@ -140,7 +179,10 @@ class Resources(Frozen):
 
 
 class Output(Frozen):
-    model: Name | None = Field(None, description="name of the model that the student becomes a version of; None: made from the first teacher's")
+    model: Name | None = Field(
+        None,
+        description="the model that the student becomes a version of; None: named after the first teacher",
+    )
     alias: AliasName | None = Field(None, description="moved to the new version")
 
 
@@ -155,7 +197,9 @@ class JobSpec(Frozen):
     """What a user orders. The smallest one is task, teachers, student and data."""
 
     name: Text = ""
-    labels: dict[Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.-]{1,64}$")], Text] = Field({}, max_length=32)
+    labels: dict[Annotated[str, StringConstraints(pattern="^[A-Za-z0-9_.-]{1,64}$")], Text] = Field(
+        {}, max_length=32
+    )
     task: AnyTask
     teachers: list[Teacher] = Field(min_length=1, max_length=8)
     ensemble: Literal["mean_probabilities", "mean_logits"] | None = Field(
@@ -190,7 +234,9 @@ class PinnedModel(Frozen):
     format: str
     family: str
     labels: list[str]
-    order: list[int] = Field(description="for each of the job's labels, its position in this teacher's logits")
+    order: list[int] = Field(
+        description="for each of the job's labels, its position in this teacher's logits"
+    )
     preprocessing: dict[str, Any]
     details: dict[str, Any]
     parameters: int
@@ -220,7 +266,9 @@ class ResolvedData(Frozen):
 class Resolved(Frozen):
     """The order as it will be carried out. The worker reads this and nothing else of the order."""
 
-    spec: JobSpec = Field(description="the spec with every default filled in, presets expanded and `auto` decided")
+    spec: JobSpec = Field(
+        description="the spec with every default filled in, presets expanded and `auto` decided"
+    )
     teachers: list[PinnedModel]
     data: ResolvedData
     labels: list[str] = Field(description="the class names, in the order of the student's logits")

@@ -35,7 +35,7 @@ def by_transformers(folder: Path, image: Image.Image) -> np.ndarray:
     from transformers import AutoImageProcessor
 
     return np.asarray(
-        AutoImageProcessor.from_pretrained(folder)(image, return_tensors="np")["pixel_values"][0]
+        AutoImageProcessor.from_pretrained(folder)(image, return_tensors="np")["pixel_values"][0]  # type: ignore[no-untyped-call]
     )
 
 

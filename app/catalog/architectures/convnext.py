@@ -1,7 +1,7 @@
 """Modernized convolutional networks (Liu et al., 2022)."""
 
 from itertools import pairwise
-from typing import Any, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,8 @@ from app.catalog.huggingface import Depths, Dropout, ImageFamily, Widths, too_sm
 
 class ConvNext(ImageFamily):
     """A convolutional network in the manner of transformers: accurate for its size, slow to train."""
+
+    quantization: ClassVar[Literal["static", "dynamic"]] = "dynamic"  # most of it is dense; measured
 
     kind: Literal["convnext"] = "convnext"
     patch_size: int = Field(

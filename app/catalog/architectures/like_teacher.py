@@ -12,17 +12,7 @@ from app.errors import Fault, Invalid
 if TYPE_CHECKING:
     from torch import nn
 
-_CONVOLUTIONAL = {
-    "bit",
-    "convnext",
-    "convnextv2",
-    "cvt",
-    "efficientnet",
-    "mobilenet_v1",
-    "mobilenet_v2",
-    "regnet",
-    "resnet",
-}
+_CONVOLUTIONAL = {"bit", "efficientnet", "mobilenet_v1", "mobilenet_v2", "regnet", "resnet"}
 _OF_THE_WEIGHTS = {  # what a config.json says of the teacher's file, labels and code, not of its shape
     "_name_or_path", "auto_map", "dtype", "id2label", "label2id", "num_labels", "problem_type",
     "quantization_config", "torch_dtype", "transformers_version",

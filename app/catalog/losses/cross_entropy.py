@@ -16,10 +16,13 @@ class CrossEntropy(Loss):
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
 
     kind: Literal["cross_entropy"] = "cross_entropy"
-    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="share of the target spread over all classes")] = 0.0
+    label_smoothing: Annotated[
+        float, Field(ge=0, lt=1, description="share of the target spread over all classes")
+    ] = 0.0
 
     def formula(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
-        assert student.logits is not None and batch.labels is not None
+        assert student.logits is not None
+        assert batch.labels is not None
         labeled = batch.labels != UNLABELED
         log_q = student.logits.log_softmax(-1)
         target = log_q.gather(-1, batch.labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class DIST(Loss):
-    """Match relations between classes within a row (beta) and between rows within a class (gamma) by Pearson's correlation.
+    """Match how classes relate within a row (beta) and rows within a class (gamma), by Pearson's correlation.
 
     T^2 * (beta * (1 - mean_b pearson(q_b, p_b)) + gamma * (1 - mean_c pearson(q_c, p_c))).
     """
@@ -20,12 +20,15 @@ class DIST(Loss):
     paper: ClassVar[str] = "Huang et al., 2022, Knowledge Distillation from A Stronger Teacher"
 
     kind: Literal["dist"] = "dist"
-    temperature: Scheduled[PositiveFloat] = Field(1.0, description="softens both sides; the value is multiplied by its square")
+    temperature: Scheduled[PositiveFloat] = Field(
+        1.0, description="softens both sides; the value is multiplied by its square"
+    )
     beta: NonNegativeFloat = Field(1.0, description="share of the relations within a row")
     gamma: NonNegativeFloat = Field(1.0, description="share of the relations within a class")
 
     def formula(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
-        assert student.logits is not None and teacher.logits is not None
+        assert student.logits is not None
+        assert teacher.logits is not None
         q = (student.logits / self.temperature).softmax(-1)
         p = (teacher.logits / self.temperature).softmax(-1)
         within_rows = 1 - pearson(q, p).mean()

@@ -13,20 +13,23 @@ if TYPE_CHECKING:
 class DKD(Loss):
     """Weigh target and non-target knowledge apart: T^2 * (alpha * TCKD + beta * NCKD).
 
-    TCKD is the KL between (p_y, 1 - p_y) of teacher and student, NCKD the KL over the other classes, renormalized; kd is
-    TCKD + (1 - p_y) * NCKD. An unlabeled row takes the teacher's first choice as its target. Everything stays in log space.
+    TCKD is the KL between (p_y, 1 - p_y) of teacher and student, NCKD the KL over the other classes,
+    renormalized; kd is TCKD + (1 - p_y) * NCKD. An unlabeled row takes the teacher's choice as its target.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
     paper: ClassVar[str] = "Zhao et al., 2022, Decoupled Knowledge Distillation"
 
     kind: Literal["dkd"] = "dkd"
-    temperature: Scheduled[PositiveFloat] = Field(4.0, description="softens both sides; the value is multiplied by its square")
+    temperature: Scheduled[PositiveFloat] = Field(
+        4.0, description="softens both sides; the value is multiplied by its square"
+    )
     alpha: NonNegativeFloat = Field(1.0, description="share of the target class' term")
     beta: NonNegativeFloat = Field(8.0, description="share of the other classes' term")
 
     def formula(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
-        assert student.logits is not None and teacher.logits is not None
+        assert student.logits is not None
+        assert teacher.logits is not None
         target = teacher.logits.argmax(-1)
         if batch.labels is not None:
             target = target.where(batch.labels == UNLABELED, batch.labels)
@@ -38,14 +41,18 @@ class DKD(Loss):
 
 
 def _decoupled(logits: "Tensor", target: "Tensor") -> tuple["Tensor", "Tensor", "Tensor"]:
-    """log p_y (rows), log(1 - p_y) (rows), and the log probabilities of the other classes among themselves (rows, C - 1)."""
+    """log p_y (rows), log(1 - p_y) (rows), log probabilities of the others among themselves (rows, C - 1)."""
     classes = logits.shape[-1]
     chosen = target.unsqueeze(-1)
     column = chosen.new_ones(classes - 1).cumsum(0) - 1
     others = logits.gather(-1, column + (column >= chosen))  # every class but the target, in order
     total = logits.logsumexp(-1)
     others_total = others.logsumexp(-1)
-    return logits.gather(-1, chosen).squeeze(-1) - total, others_total - total, others - others_total.unsqueeze(-1)
+    return (
+        logits.gather(-1, chosen).squeeze(-1) - total,
+        others_total - total,
+        others - others_total.unsqueeze(-1),
+    )
 
 
 value = over_logits(DKD)

@@ -16,10 +16,14 @@ class LogitMSE(Loss):
     paper: ClassVar[str] = "Ba and Caruana, 2014, Do Deep Nets Really Need to be Deep?"
 
     kind: Literal["logit_mse"] = "logit_mse"
-    center: bool = Field(True, description="subtract each row's mean first: a constant added to all logits changes no probability")
+    center: bool = Field(
+        True,
+        description="subtract each row's mean first: a constant added to all logits changes no probability",
+    )
 
     def formula(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
-        assert student.logits is not None and teacher.logits is not None
+        assert student.logits is not None
+        assert teacher.logits is not None
         difference = student.logits - teacher.logits
         if self.center:
             difference = difference - difference.mean(-1, keepdim=True)

@@ -18,6 +18,7 @@ class MLP(Architecture):
 
     exports: ClassVar[frozenset[str]] = frozenset({"safetensors", "onnx", "onnx_int8"})
     gives: ClassVar[frozenset[str]] = frozenset({"logits", "features"})
+    quantization: ClassVar[Literal["static", "dynamic"]] = "dynamic"
     format: ClassVar[str] = "mlp"
 
     kind: Literal["mlp"] = "mlp"
@@ -30,13 +31,11 @@ class MLP(Architecture):
     def accepts(self, input: Input) -> str | None:
         if input.modality == "vector":
             return None
-        return "mlp reads rows of numbers and this task gives images; choose resnet, mobilenet_v2, convnext or vit"
+        return "mlp reads rows of numbers and this task gives images; choose resnet, convnext or vit"
 
     def parameters(self, input: Input, classes: int) -> int:
         widths = (*input.shape, *self.hidden_sizes, classes)
-        return sum(
-            (before + 1) * width for before, width in pairwise((*input.shape, *self.hidden_sizes, classes))
-        )
+        return sum((before + 1) * width for before, width in pairwise(widths))
 
     def build(self, input: Input, labels: Sequence[str]) -> "nn.Module":
         from app.catalog.architectures.mlp._torch import Perceptron

@@ -1,0 +1,244 @@
+"""Families: what they cost, what they take, and that both are true of what is built."""
+
+import itertools
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from app.catalog.base import Architecture, Input
+from app.catalog.spec import ARCHITECTURES
+from app.errors import Invalid
+
+RGB = Input(modality="image", shape=(3, 32, 32))
+ROW = Input(modality="vector", shape=(7,))
+LABELS = ["one", "two", "three"]
+
+
+def family(kind: str, form: Mapping[str, Any] | None = None) -> Architecture:
+    return ARCHITECTURES[kind].model_validate(form or {})
+
+
+def learned(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def input_of(architecture: Architecture) -> Input:
+    return ROW if architecture.kind == "mlp" else RGB
+
+
+def drawn(kind: str, draw: st.DrawFn) -> dict[str, Any]:
+    """A small form of a family, every field that matters for its count drawn."""
+    width, depth, flag = st.integers(1, 40), st.integers(1, 3), st.booleans()
+    stages = draw(st.integers(1, 4))
+    several = [[draw(one) for _ in range(stages)] for one in (width, depth)]
+    match kind:
+        case "resnet":
+            layer_type = draw(st.sampled_from(["basic", "bottleneck"]))
+            sizes = [size + 4 for size in several[0]]
+            return {
+                "embedding_size": draw(width), "hidden_sizes": sizes, "depths": several[1],
+                "layer_type": layer_type, "downsample_in_first_stage": draw(flag),
+            }  # fmt: skip
+        case "convnext":
+            return {
+                "patch_size": draw(st.integers(1, 4)), "hidden_sizes": several[0], "depths": several[1],
+                "layer_scale_init_value": draw(st.sampled_from([0.0, 1e-6])),
+            }  # fmt: skip
+        case "vit":
+            heads = draw(st.integers(1, 4))
+            return {
+                "patch_size": draw(st.sampled_from([2, 4, 8])),
+                "hidden_size": heads * draw(st.integers(1, 8)),
+                "num_attention_heads": heads, "num_hidden_layers": draw(depth),
+                "intermediate_size": draw(width), "qkv_bias": draw(flag),
+            }  # fmt: skip
+        case "mobilenet_v2":
+            return {
+                "depth_multiplier": draw(st.floats(0.05, 2)), "depth_divisible_by": draw(st.integers(1, 12)),
+                "min_depth": draw(st.integers(1, 24)), "expand_ratio": draw(st.floats(1, 7)),
+                "output_stride": draw(st.sampled_from([8, 16, 32])),
+                "first_layer_is_expansion": draw(flag), "finegrained_output": draw(flag),
+            }  # fmt: skip
+        case _:
+            return {"hidden_sizes": draw(st.lists(width, max_size=4))}
+
+
+@pytest.mark.parametrize("kind", sorted(set(ARCHITECTURES) - {"like_teacher"}))
+def test_the_closed_form_counts_what_is_built(kind: str) -> None:
+    @settings(
+        max_examples=12,
+        deadline=None,
+        database=None,
+        derandomize=True,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        architecture = family(kind, data.draw(st.composite(lambda draw: drawn(kind, draw))()))
+        shape = (
+            (data.draw(st.integers(1, 9)),) if kind == "mlp" else (data.draw(st.sampled_from([1, 3])), 32, 48)
+        )
+        row = Input(modality="vector" if kind == "mlp" else "image", shape=shape)
+        labels = [str(place) for place in range(data.draw(st.integers(2, 5)))]
+        with torch.device("meta"):
+            student = architecture.build(row, labels)
+        assert architecture.parameters(row, len(labels)) == learned(student)
+
+    check()
+
+
+@pytest.mark.parametrize("kind", sorted(set(ARCHITECTURES) - {"like_teacher"}))
+def test_a_student_as_it_comes_is_small_and_computes_one_logit_a_label(kind: str, tmp_path: Path) -> None:
+    architecture = family(kind)
+    row = input_of(architecture)
+    assert architecture.accepts(row) is None
+    assert architecture.parameters(row, 10) < 4_000_000
+    student = architecture.build(row, LABELS)
+    batch = torch.randn(4, *row.shape)
+    assert student.train()(batch).logits.shape == (4, 3)
+    student.eval()
+    student.save_pretrained(tmp_path)  # type: ignore[operator]
+    assert torch.equal(architecture.load(tmp_path)(batch).logits, student(batch).logits)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["model_type"] == kind
+    assert config["id2label"] == {"0": "one", "1": "two", "2": "three"}
+    assert kind == "mlp" or config["architectures"] == [type(student).__name__]
+
+
+HUGE: dict[str, dict[str, Any]] = {
+    "resnet": {"hidden_sizes": [131_072] * 8, "depths": [200] * 8},
+    "vit": {"hidden_size": 131_072, "num_attention_heads": 1, "num_hidden_layers": 200, "patch_size": 1},
+    "convnext": {"hidden_sizes": [131_072] * 8, "depths": [200] * 8},
+    "mobilenet_v2": {"depth_multiplier": 1000.0, "expand_ratio": 16.0},
+    "mlp": {"hidden_sizes": [1_000_000] * 64},
+}
+
+
+@pytest.mark.parametrize("kind", HUGE)
+def test_an_absurd_student_is_costed_at_once_and_never_built(kind: str) -> None:
+    architecture = family(kind, HUGE[kind])
+    started = time.perf_counter()
+    assert architecture.parameters(input_of(architecture), 1000) > 10**12
+    assert time.perf_counter() - started < 0.05
+
+
+@pytest.mark.parametrize(
+    ("kind", "form"),
+    [
+        ("resnet", {"hidden_sizes": [8, 8], "depths": [1]}),
+        ("resnet", {"hidden_sizes": [2], "depths": [1], "layer_type": "bottleneck"}),
+        ("resnet", {"hidden_sizes": [], "depths": []}),
+        ("resnet", {"hidden_sizes": [10**6], "depths": [1]}),
+        ("resnet", {"depth": [1]}),
+        ("convnext", {"hidden_sizes": [8, 8], "depths": [1]}),
+        ("vit", {"hidden_size": 10, "num_attention_heads": 3}),
+        ("vit", {"num_hidden_layers": 10**9}),
+        ("mobilenet_v2", {"depth_multiplier": 0}),
+        ("mobilenet_v2", {"depth_multiplier": float("nan")}),
+        ("mlp", {"hidden_sizes": [1] * 65}),
+        ("mlp", {"activation": "sigmoidal"}),
+    ],
+)
+def test_a_form_that_makes_no_student_is_refused(kind: str, form: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        family(kind, form)
+
+
+def sizes(architecture: Architecture, edges: Sequence[int]) -> list[int]:
+    return [
+        edge for edge in edges if architecture.accepts(Input(modality="image", shape=(3, edge, edge))) is None
+    ]
+
+
+def test_an_input_that_does_not_fit_is_refused_with_the_way_out() -> None:
+    edges = (4, 8, 12, 16, 17, 28, 32, 48)
+    assert sizes(family("resnet"), edges) == [17, 28, 32, 48]
+    assert sizes(family("resnet", {"hidden_sizes": [8], "depths": [1]}), edges) == list(edges)
+    assert sizes(family("convnext"), edges) == [32, 48]
+    assert sizes(family("mobilenet_v2"), edges) == [17, 28, 32, 48]
+    assert sizes(family("vit"), edges) == [16, 32, 48]
+    small = Input(modality="image", shape=(1, 8, 8))
+    assert "at least 17 pixels" in str(family("resnet").accepts(small))
+    assert "set patch_size to one of 1, 2, 4, 8" in str(family("vit").accepts(small))
+    assert "choose mlp" in str(family("vit").accepts(ROW))
+    assert "choose resnet" in str(family("mlp").accepts(RGB))
+
+
+@pytest.mark.parametrize("kind", ["resnet", "convnext", "mobilenet_v2"])
+def test_the_smallest_accepted_image_is_computed(kind: str) -> None:
+    architecture = family(kind)
+    edge = next(edge for edge in itertools.count(1) if sizes(architecture, [edge]))
+    student = architecture.build(Input(modality="image", shape=(1, edge, edge)), LABELS).train()
+    assert student(torch.randn(2, 1, edge, edge)).logits.isfinite().all()
+
+
+def test_mobilenet_s_running_statistics_remember_more_than_the_last_batch() -> None:
+    student = family("mobilenet_v2").build(RGB, LABELS)
+    assert {module.momentum for module in student.modules() if isinstance(module, torch.nn.BatchNorm2d)} == {
+        0.1
+    }
+
+
+# ---- like_teacher
+
+
+def config_of(model: Any) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(model.config.to_json_string())
+    return config | {"architectures": [type(model).__name__]}  # as save_pretrained writes it
+
+
+def deit() -> Any:
+    from transformers import DeiTConfig, DeiTForImageClassification
+
+    config = DeiTConfig(
+        image_size=16, patch_size=8, num_channels=1, hidden_size=12, num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=9, id2label={0: "a", 1: "b", 2: "c"}, dtype="float16",
+    )  # fmt: skip
+    return DeiTForImageClassification(config)
+
+
+def test_like_teacher_builds_the_teacher_s_own_shape_afresh() -> None:
+    teacher = deit()
+    form = family("like_teacher").resolve(config_of(teacher), learned(teacher))
+    form = ARCHITECTURES["like_teacher"].model_validate_json(form.model_dump_json())
+    gray = Input(modality="image", shape=(1, 16, 16))
+    assert form.accepts(gray) is None
+    student: Any = form.build(gray, LABELS)
+    assert type(student) is type(teacher)
+    assert form.parameters(gray, 3) == learned(student)
+    assert student.config.id2label == dict(enumerate(LABELS))
+    assert {tensor.dtype for tensor in student.state_dict().values()} == {torch.float32}
+    assert form.quantization == "dynamic"
+    assert "leave task.image_size out" in str(form.accepts(Input(modality="image", shape=(1, 32, 32))))
+    assert "leave task.channels out" in str(form.accepts(RGB))
+    assert "choose mlp" in str(form.accepts(ROW))
+
+
+def test_like_teacher_takes_a_student_of_ours_for_what_it_is() -> None:
+    mlp = family("mlp", {"hidden_sizes": [5, 4], "activation": "tanh"})
+    config = mlp.build(ROW, LABELS).config
+    assert isinstance(config, dict)
+    for teacher in (config, mlp.model_dump(mode="json")):
+        assert family("like_teacher").resolve(teacher, 10) == mlp
+
+
+def test_like_teacher_needs_a_config() -> None:
+    for teacher in (None, {}, {"file": "model.onnx"}):
+        with pytest.raises(Invalid, match="black box") as refused:
+            family("like_teacher").resolve(teacher, 10)
+        assert refused.value.faults[0].pointer == "/student/architecture/kind"
+    assert "config_of_teacher" not in ARCHITECTURES["like_teacher"].model_json_schema()["properties"]
+
+
+def test_other_families_need_no_teacher() -> None:
+    for kind in set(ARCHITECTURES) - {"like_teacher"}:
+        assert family(kind).resolve(None, 0) == family(kind)
