@@ -1,4 +1,4 @@
-"""Models: teachers are imported, students are left by jobs; both are listed, downloaded and named by aliases."""
+"""Models: teachers are imported, students left by jobs; both are listed, downloaded and named by aliases."""
 
 import re
 from functools import partial

@@ -9,4 +9,8 @@ E = TypeVar("E", bound=Invalid)
 
 def refusal(kind: type[E], detail: str, fix: str, *, pointer: str = "/file", code: str = "") -> E:
     """detail: half a sentence without a full stop; fix: a whole one. code: the fault's, else the error's."""
-    return kind(f"{detail[0].upper()}{detail[1:]}. {fix}", Fault(pointer, code or kind.code, detail, fix))
+    first, space, rest = detail.partition(" ")
+    sentence = (
+        (first.capitalize() if first.isalpha() else first) + space + rest
+    )  # a file's name stays as it is
+    return kind(f"{sentence}. {fix}", Fault(pointer, code or kind.code, detail, fix))

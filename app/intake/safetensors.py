@@ -45,14 +45,17 @@ def read_header(path: Path) -> dict[str, Tensor]:
         length = int.from_bytes(file.read(8), "little")
         if length > MAX_HEADER_BYTES:
             raise _unsafe(
-                path, f"its header claims {length} bytes, more than the {MAX_HEADER_BYTES} that are allowed"
+                path,
+                f"its header claims {length:,} bytes, more than the {MAX_HEADER_BYTES:,} that are allowed",
             )
         if size < 8 + length:
             raise _cut_off(path)
         header = parse_object(file.read(length), f"The header of {path.name!r}")
     _check_metadata(path, header.pop("__metadata__", {}))
     if len(header) > MAX_TENSORS:
-        raise _unsafe(path, f"it holds {len(header)} tensors, more than the {MAX_TENSORS} that are allowed")
+        raise _unsafe(
+            path, f"it holds {len(header):,} tensors, more than the {MAX_TENSORS:,} that are allowed"
+        )
     ranges = [_check_entry(path, name, entry) for name, entry in header.items()]
     _check_cover(path, ranges, size - 8 - length)
     return {name: Tensor(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}

@@ -252,9 +252,9 @@ def distill(sessions: Sessions, name: str, teacher: ModelVersion) -> ModelVersio
         version = models.register(session, PROJECT, name, checkpoint(name, source="job", lineage=told))
         session.add(
             Job(
-                id=job_id, project_id=PROJECT, name="", task="image_classification", spec={}, resolved={}, spec_digest="",
-                status="succeeded", phases=[], progress={}, usage={}, artifacts=[], output_version_id=version.id,
-                ended_at=version.created_at,
+                id=job_id, project_id=PROJECT, name="", task="image_classification", spec={}, resolved={},
+                spec_digest="", status="succeeded", phases=[], progress={}, usage={}, artifacts=[],
+                output_version_id=version.id, ended_at=version.created_at,
             )
         )  # fmt: skip
         session.flush()
