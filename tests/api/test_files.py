@@ -1,6 +1,7 @@
 """Downloads: ranges, entity tags and their combinations, through the route of a model's files."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -9,29 +10,31 @@ from fastapi.testclient import TestClient
 from app.main import create_app
 from app.ports.parts import Parts
 from app.services import models
-from app.services.models import Checkpoint
 from app.settings import Settings
+from tests.services.test_models import checkpoint
 
 CONTENT = bytes(range(256)) * 40  # 10,240 bytes
 ETAG = f'"{sha256(CONTENT).hexdigest()}"'
 URL = "/v1/models/digits/versions/1/files/model.safetensors"
 
 
-@pytest.fixture
-def client(settings: Settings) -> Iterator[TestClient]:
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
     """With a model that has a large file, an empty one and one whose content is lost."""
+    folder = tmp_path_factory.mktemp("files")
+    settings = Settings(
+        database_url=f"sqlite:///{folder / 'stillhouse.db'}",
+        blobs_url=f"file://{folder / 'blobs'}",
+        work_dir=folder / "work",
+    )
     application = create_app(settings)
     with TestClient(application, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
         parts: Parts = application.state.parts
         stored = {"model.safetensors": CONTENT, "README.md": b"", "config.json": b"{}"}
         files = [{"path": name, **vars(parts.blobs.put([content]))} for name, content in stored.items()]
         files.append({"path": "lost.json", "sha256": "0" * 64, "size": 3})
-        checkpoint = Checkpoint(
-            source="import", format="huggingface", family="vit", task="image_classification", labels=["a", "b"],
-            input={}, preprocessing={}, gives=["logits"], details={}, parameters=1, files=files,
-        )  # fmt: skip
         with parts.sessions.write() as session:
-            models.register(session, "prj_default", "digits", checkpoint, "champion")
+            models.register(session, "prj_default", "digits", replace(checkpoint(), files=files), "champion")
         yield client
 
 

@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from app.errors import Invalid, InvalidData, LabelMismatch, ShapeMismatch, UnsafeFormat
 from app.intake.model import take
+from app.services import intake
+from app.settings import Settings
 from tests.intake.checkpoints import LABELS, options, save_sklearn
 
 FLOAT = TensorProto.FLOAT
@@ -274,3 +276,19 @@ def test_broken_files_are_told_without_paths(opened: Opened, tmp_path: Path, con
 
 def test_a_real_model_is_accepted_by_the_checker_of_onnx(tmp_path: Path) -> None:
     onnx.checker.check_model(str(save_sklearn(tmp_path / "model.onnx")))
+
+
+def test_a_graph_that_wants_all_memory_ends_with_its_child(tmp_path: Path, settings: Settings) -> None:
+    size = numpy_helper.from_array(np.array([200_000, 200_000]), "size")
+    nodes = [
+        helper.make_node("ConstantOfShape", ["size"], ["huge"]),
+        helper.make_node("ReduceSum", ["huge"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["logits", "sum"], ["y"]),
+    ]
+    model = linear(nodes, outputs=[value("y", ["N", 3])], extra=[size])
+    (tmp_path / "upload").write_bytes(model.SerializeToString())
+    (tmp_path / "out").mkdir()
+    sent = {key: value for key, value in options(**NAMED).items() if key != "limits"}
+    sent["task"] = "tabular_classification"
+    with pytest.raises(InvalidData, match="onnxruntime cannot run the model|more memory"):
+        intake.run(settings, "model", [tmp_path / "upload"], sent, tmp_path / "out")
