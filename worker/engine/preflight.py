@@ -58,7 +58,7 @@ def _heard(order: Order, material: Material, teacher: PinnedModel, rows: int) ->
     path = material.answers[teacher.version_id, pin.sha256]
     if not path.exists():
         path = order.folder / f"preflight-{teacher.version_id}.npy"
-        answer = teachers.load(teacher, order.task, order.folder / teacher.version_id, order.device)
+        answer = teachers.load(teacher, order.folder / teacher.version_id, order.device)
         preprocessing = order.task.parse_preprocessing(teacher.preprocessing)
         encoded = material.tables.sample(pin, order.task, preprocessing, rows)
         normalize = partial(order.task.normalize, preprocessing=preprocessing)

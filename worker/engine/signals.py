@@ -26,7 +26,7 @@ def signals(order: Order, material: Material) -> "dict[str, NDArray[np.float32]]
     _tell(order, material)
     rows, done = sum(pin.rows for _, pin in material.awaited), 0
     for teacher, pairs in groupby(material.awaited, key=lambda pair: pair[0]):
-        answer = teachers.load(teacher, order.task, order.folder / teacher.version_id, order.device)
+        answer = teachers.load(teacher, order.folder / teacher.version_id, order.device)
         for _, pin in pairs:
             _ask(order, material, answer, teacher, pin, (done, rows))
             done += pin.rows

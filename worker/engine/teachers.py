@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from app.catalog.spec import ARCHITECTURES
 from app.errors import TeacherLoadFailed, shown
 
 if TYPE_CHECKING:
-    from app.catalog.base import Task
     from app.catalog.spec import PinnedModel
     from worker.engine.device import Device
 
@@ -21,11 +19,11 @@ Answer = Callable[[Tensor], Tensor]  # a normalized batch (B, ...) -> raw logits
 SMALLEST_PROBABILITY = 1e-6  # of a black box that gives probabilities; its logits are their logarithms
 
 
-def load(teacher: "PinnedModel", task: "Task", folder: Path, device: "Device") -> Answer:
+def load(teacher: "PinnedModel", folder: Path, device: "Device") -> Answer:
     """folder: the teacher's files, as imported. Raises TeacherLoadFailed."""
     if teacher.format == "onnx":
         return _black_box(teacher, folder)
-    module = _huggingface(teacher, folder) if teacher.format == "huggingface" else _own(teacher, task, folder)
+    module = _huggingface(teacher, folder) if teacher.format == "huggingface" else _own(teacher, folder)
     return as_answer(module.to(device.on))
 
 
@@ -64,15 +62,13 @@ def _huggingface(teacher: "PinnedModel", folder: Path) -> nn.Module:
     return module
 
 
-def _own(teacher: "PinnedModel", task: "Task", folder: Path) -> nn.Module:
+def _own(teacher: "PinnedModel", folder: Path) -> nn.Module:
     """A student of ours of a family that transformers does not have."""
     architecture = ARCHITECTURES[teacher.family].model_validate(teacher.details["config"])
-    module = architecture.build(task.input(task.parse_preprocessing(teacher.preprocessing)), teacher.labels)
     try:
-        module.load_state_dict(load_file(folder / "model.safetensors"))
-    except RuntimeError as error:
+        return architecture.load(folder)
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         raise _refused(teacher, "its config and its weights do not fit together") from error
-    return module
 
 
 def _black_box(teacher: "PinnedModel", folder: Path) -> Answer:
