@@ -27,9 +27,14 @@ from tests import servers
 
 for _name in [name for name in os.environ if name.startswith(("STILLHOUSE_", "AWS_"))]:
     del os.environ[_name]
-os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # two workers share two cores
 READY_S = 60.0
 _numbers = itertools.count()
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes in a test's name would differ between processes where they hold a time, as gzip's do."""
+    return f"{argname}-{len(val)}-bytes" if isinstance(val, bytes) else None
 
 
 # ---- servers, each started when the first test asks for it

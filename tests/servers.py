@@ -181,7 +181,10 @@ _UNSHARE = ["unshare", "--user", "--map-user=1000", "--map-group=1000"]
 
 
 def _unprivileged(folder: Path) -> tuple[list[str], dict[str, Any]]:
-    """A command to put before, and arguments for the process: Postgres refuses to run as root."""
+    """A command to put before, and arguments for the process: Postgres refuses to run as root.
+
+    As `nobody` it needs an interpreter and packages outside root's own folders.
+    """
     if os.geteuid() != 0:
         return [], {}
     if _user_namespaces():

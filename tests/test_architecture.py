@@ -71,7 +71,7 @@ def test_adding_a_loss_is_one_new_file(service: Callable[..., Client], tmp_path:
 
     assert not _faults(client, {"kind": "tvd", "weight": 0.5})
     assert _faults(client, {"kind": "tvd", "temprature": 4}) == ["/losses/0/temprature"]
-    assert _faults(client, {"kind": "no_such_loss"}) == ["/losses/0"]
+    assert _faults(client, {"kind": "no_such_loss"}) == ["/losses/0/kind"]
 
 
 def _faults(client: Client, loss: dict[str, object]) -> list[str]:
