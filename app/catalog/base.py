@@ -285,6 +285,10 @@ class Task(Plugin):
         """A teacher's preprocessing tied to the data's columns, ready for `encode`. Raises ShapeMismatch."""
         return cast("Frozen", preprocessing)
 
+    def decided(self, preprocessing: Any) -> Self:
+        """The same form with every `auto` made what the student's preprocessing says."""
+        return self
+
     def sidecars(self, preprocessing: Any) -> dict[str, Any]:
         """JSON files, by name, beside a student's weights, so that others prepare its input the same way."""
         raise NotImplementedError

@@ -6,7 +6,7 @@ same input from the same file.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -15,6 +15,7 @@ from app.catalog.base import Column, Input, Task, parse
 from app.catalog.tasks.image_classification import pixels, processors
 from app.catalog.tasks.image_classification.preprocessing import (
     RESAMPLE,
+    Edge,
     Preprocessing,
     of_onnx,
     plain,
@@ -25,8 +26,6 @@ from app.errors import Fault, InvalidData
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-Edge = Annotated[int, Field(ge=1, le=1024)]
 
 
 class ImageClassification(Task):
@@ -93,6 +92,9 @@ class ImageClassification(Task):
         if input is not None:
             return of_onnx(input, preprocessor or {})
         return processors.preprocessing(config, preprocessor)
+
+    def decided(self, preprocessing: Preprocessing) -> Self:
+        return self.model_copy(update={"image_size": preprocessing.size, "channels": preprocessing.channels})
 
     def sidecars(self, preprocessing: Preprocessing) -> dict[str, Any]:
         height, width = preprocessing.size

@@ -1,0 +1,51 @@
+"""What was looked at before a job is accepted: each check passes, warns or fails, and says what to do."""
+
+from collections.abc import Callable
+from typing import Literal, ParamSpec, TypeVar
+
+from app.catalog.base import Frozen
+from app.errors import Fault, Invalid
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Check(Frozen):
+    name: str
+    status: Literal["ok", "warn", "fail"]
+    code: str = ""
+    pointer: str = ""
+    detail: str = ""
+    fix: str = ""
+
+
+class Checks:
+    """Collects; a failed check does not stop the ones that do not need it."""
+
+    def __init__(self) -> None:
+        self.all: list[Check] = []
+        self._errors: list[Invalid] = []
+
+    def run(
+        self, name: str, pointer: str, look: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+    ) -> T | None:
+        """What `look` found, or None when it raised Invalid. pointer: the place of a fault that names none."""
+        try:
+            found = look(*args, **kwargs)
+        except Invalid as error:
+            faults = error.faults or (Fault(pointer, error.code, error.detail),)
+            placed = [Fault(one.pointer or pointer, one.code, one.detail, one.fix) for one in faults]
+            self.all += [Check(name=name, status="fail", **vars(fault)) for fault in placed]
+            self._errors.append(type(error)(error.detail, *placed))
+            return None
+        self.all.append(Check(name=name, status="ok"))
+        return found
+
+    def warn(self, name: str, code: str, pointer: str, detail: str, fix: str) -> None:
+        self.all.append(Check(name=name, status="warn", code=code, pointer=pointer, detail=detail, fix=fix))
+
+    def demand(self) -> None:
+        """Raises the first error, with everything that is wrong in it."""
+        if self._errors:
+            first = self._errors[0]
+            raise type(first)(first.detail, *(fault for error in self._errors for fault in error.faults))
