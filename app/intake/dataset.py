@@ -25,6 +25,7 @@ from app.intake.splits import divide, duplicates, leaks
 MAX_EXAMPLES = 100
 MAX_REASON = 300  # characters
 FEW = 20  # so few distinct texts are classes, however few rows there are
+MAX_COUNTED = 100_000  # distinct texts of all columns; what is beyond counts as prose
 
 
 class Order(Frozen):
@@ -182,7 +183,7 @@ def _profile(
     splits: Mapping[Split, SplitFile], losses: Mapping[Split, _Losses], label: str | None
 ) -> Profile:
     names = next(iter(splits.values())).statistics
-    categories = {name for name in names if name == label or _is_category(name, splits.values())}
+    categories = {label} | _categories([name for name in names if name != label], list(splits.values()))
     found: dict[Split, SplitProfile] = {}
     for name, split in splits.items():
         lost = losses.get(name, _Losses())
@@ -198,13 +199,17 @@ def _profile(
     return Profile(label=label, splits=found, leaks=leaks(hashes))
 
 
-def _is_category(name: str, splits: Iterable[SplitFile]) -> bool:
-    """Few short texts that come again and again: classes rather than prose."""
-    parts = [split.statistics[name] for split in splits]
-    distinct: set[str] = set()
-    for part in parts:
-        if part.kind != "text" or part.counts is None or part.longest > MAX_CATEGORY:
-            return False
-        distinct |= set(part.counts)
-    filled = sum(part.filled for part in parts)
-    return 0 < len(distinct) <= MAX_CATEGORIES and (len(distinct) <= FEW or 2 * len(distinct) <= filled)
+def _categories(names: Iterable[str], splits: Sequence[SplitFile]) -> set[str | None]:
+    """Columns of few short texts that come again and again, as classes do and prose does not."""
+    found: set[str | None] = set()
+    room = MAX_COUNTED
+    for name in names:
+        parts = [split.statistics[name] for split in splits]
+        if any(part.kind != "text" or part.counts is None or part.longest > MAX_CATEGORY for part in parts):
+            continue
+        distinct = len(set[str]().union(*(part.counts or () for part in parts)))
+        again = distinct <= FEW or 2 * distinct <= sum(part.filled for part in parts)
+        if 0 < distinct <= min(MAX_CATEGORIES, room) and again:
+            found.add(name)
+            room -= distinct
+    return found

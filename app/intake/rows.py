@@ -18,7 +18,6 @@ Kind = Literal["image", "integer", "number", "text"]  # how a column is stored
 MAX_LABEL = 200  # characters
 LARGEST = 3.4e38  # a float32 holds no more
 MOST = 0.9  # a column of so many numbers is one of numbers, and the rest of its rows are bad
-_INTEGER = re.compile(r"[+-]?[0-9]{1,18}", re.ASCII)
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,4})?", re.ASCII)
 _NO_NUMBER = re.compile(r"[+-]?(nan|inf|infinity)|n/?a|null|none|-|\?", re.IGNORECASE)
 _UNFIT = re.compile("[\0\ud800-\udfff]")
@@ -77,10 +76,8 @@ def weigh_text(text: str) -> str | None:
     text = text.strip()
     if not text:
         return None
-    if _INTEGER.fullmatch(text):
-        return "integer"
     if _NUMBER.fullmatch(text):
-        return "number"
+        return "integer" if _is_integer(text) else "number"
     return "odd" if _NO_NUMBER.fullmatch(text) else "text"
 
 
@@ -132,15 +129,18 @@ def _text(name: str, value: Any) -> str:
 def _number(name: str, value: Any) -> int | float:
     if isinstance(value, str):
         text = value.strip()
-        if _INTEGER.fullmatch(text):
-            return int(text)
         if not _NUMBER.fullmatch(text):
             raise UnusableRow(
                 f"column {shown(name)}: {shown(text, 40)} is no number; leave a missing one empty"
             )
-        value = float(text)
+        value = int(text) if _is_integer(text) else float(text)
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UnusableRow(f"column {shown(name)}: {shown(value, 40)} is no number")
     if not abs(value) <= LARGEST:  # so that NaN is caught too
         raise UnusableRow(f"column {shown(name)}: {shown(value, 40)} is no finite number of a common size")
     return value
+
+
+def _is_integer(number: str) -> bool:
+    """Of a text that is a number: whether it is a whole one that fits 64 bits."""
+    return len(number) <= 18 and number.lstrip("+-").isdecimal()

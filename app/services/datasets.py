@@ -105,11 +105,14 @@ def prepare(
 def create(session: Session, project_id: str, name: str, prepared: Prepared) -> tuple[Dataset, bool]:
     """The name's next version, or the one that has this content already; whether it is new."""
     while True:
+        numbers = select(func.max(Dataset.version)).where(
+            Dataset.project_id == project_id, Dataset.name == name
+        )
+        last = session.scalar(
+            numbers
+        )  # before the look at the content: what comes in between takes the number
         if known := session.scalar(_named(project_id, name).where(Dataset.digest == prepared.digest)):
             return known, False
-        last = session.scalar(
-            select(func.max(Dataset.version)).where(Dataset.project_id == project_id, Dataset.name == name)
-        )
         dataset = Dataset(
             id=new_id("ds"),
             project_id=project_id,
