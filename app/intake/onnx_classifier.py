@@ -90,7 +90,7 @@ def _trial(path: Path, output: str, source: str, shape: tuple[int, ...], dtype: 
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         (scores,) = session.run([output], {source: np.zeros(shape, dtype)})
     except failures as error:
-        detail = f"onnxruntime cannot run the model on zeros of shape {list(shape)} ({type(error).__name__})"
+        detail = f"the model does not run on zeros of shape {list(shape)} ({type(error).__name__})"
         raise refusal(InvalidData, detail, f"Check that it runs in onnxruntime {ort.__version__}.") from None
     if scores.ndim != 2 or len(scores) != ROWS:
         detail = f"the output {shown(output)} has the shape {list(scores.shape)} for {ROWS} rows"
