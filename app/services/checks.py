@@ -29,7 +29,7 @@ class Checks:
     def run(
         self, name: str, pointer: str, look: Callable[P, T], *args: P.args, **kwargs: P.kwargs
     ) -> T | None:
-        """What `look` found, or None when it raised Invalid. pointer: the place of a fault that names none."""
+        """What `look` found, or None when it raised Invalid. pointer: the place of faults without one."""
         try:
             found = look(*args, **kwargs)
         except Invalid as error:

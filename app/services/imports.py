@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field
 
-from app.catalog.base import Frozen, Input
+from app.catalog.base import Frozen, Input, parse
 from app.catalog.spec import AliasName, Name
 from app.errors import InvalidData
 from app.ports.parts import Parts
@@ -51,14 +51,16 @@ class _Found(Frozen):
     preprocessing: Json
     gives: list[str]
     details: Json
-    parameters: NonNegativeInt
+    parameters: int = Field(ge=0, lt=2**63)
     warnings: list[str]
 
 
 def take_in(parts: Parts, project_id: str, order: Order, file: Path, out: Path) -> Imported:
     """file: the upload. out: an empty folder for what comes out of it. Raises Invalid."""
     options = order.model_dump(exclude={"name", "alias"})
-    found = _Found.model_validate(intake.run(parts.settings, "model", [file], options, out))
+    found = parse(
+        _Found, intake.run(parts.settings, "model", [file], options, out), "The upload cannot be used"
+    )
     files = [_store(parts, path) for path in sorted((out / "files").iterdir())]
     content = found.model_dump(mode="json", exclude={"warnings"})
     checkpoint = Checkpoint(source="import", files=files, **content)

@@ -1,8 +1,9 @@
 """The life of a job, and the only writer of its status.
 
-Every operation is one guarded UPDATE: it names the state it expects, and whoever lost a race changes nothing. `attempt` is the
-fencing token: it grows at each claim, so that a worker which was taken for dead cannot write over its successor. Each change moves
-`version` and writes its events in the same transaction, numbered without a gap. Times are the database's.
+Every operation is one guarded UPDATE: it names the state it expects, and whoever lost a race changes nothing.
+`attempt` is the fencing token: it grows at each claim, so that a worker which was taken for dead cannot write
+over its successor. Each change moves `version` and writes its events in the same transaction, numbered without
+a gap. Times are the database's.
 """
 
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ class Orders:
 
 
 def cancel(session: Session, project_id: str, job_id: str, mode: Literal["discard", "keep"]) -> Job:
-    """Ends a waiting job at once; asks a running one to stop, dropping (discard) or keeping (keep) what it has learned.
+    """Ends a waiting job at once; asks a running one to stop, with what it has learned dropped or kept.
 
     Raises NotFound, and StateConflict when the job has ended or is being discarded already.
     """
@@ -97,7 +98,10 @@ def cancel(session: Session, project_id: str, job_id: str, mode: Literal["discar
 
 
 def remove(session: Session, project_id: str, job_id: str) -> None:
-    """Deletes an ended job with its events and metrics; the model version it made stays. Raises NotFound, StateConflict."""
+    """Deletes an ended job with its events and metrics; its model version stays.
+
+    Raises NotFound, StateConflict.
+    """
     gone = delete(Job).where(Job.id == job_id, Job.project_id == project_id, Job.status.in_(TERMINAL))
     if session.execute(gone.returning(Job.id)).first() is not None:
         return
@@ -175,7 +179,7 @@ def renew(session: Session, job_id: str, attempt: int, lease_s: float) -> Orders
 
 
 def yield_(session: Session, job_id: str, attempt: int) -> None:
-    """Hands a job back without penalty: this worker is going away. What the user wished meanwhile is carried out."""
+    """Hands a job back without penalty, for this worker is going away; what the user wished meanwhile is done."""
     _give_back(
         session,
         owner_row(session, job_id, attempt),
@@ -237,7 +241,7 @@ def start_phase(session: Session, job_id: str, attempt: int, phase: str) -> None
 
 
 def end_phase(session: Session, job_id: str, attempt: int, phase: str) -> None:
-    """Getting further than any attempt before is progress, and wipes out the count of attempts without any."""
+    """Getting further than any attempt before is progress: the count of attempts without any starts over."""
     job = owner_row(session, job_id, attempt)
     done = PHASES.index(phase) + 1
     further = {"phases_done": done, "no_progress": 0} if done > job.phases_done else {}
@@ -310,7 +314,8 @@ def succeed(
 ) -> ModelVersion:
     """The model version and the job's end in one transaction; a cancellation that came first wins.
 
-    manifest: the sha256 of the checkpoint's stored manifest. Called again after a lost reply it answers what it did the first time.
+    manifest: the sha256 of the checkpoint's stored manifest. Called again after a lost reply it answers what it
+    did the first time.
     """
     before = session.get(Job, job_id, populate_existing=True)
     if before is not None and (before.status, before.attempt, before.result_manifest) == (
@@ -347,10 +352,11 @@ def succeed(
 
 
 def fail(session: Session, job_id: str, attempt: int, error: Json) -> None:
-    """error: problem details with phase, blame and attempt. A job that its user discarded meanwhile ends as cancelled."""
+    """error: problem details with phase, blame and attempt. A job discarded meanwhile ends as cancelled."""
     job = owner_row(session, job_id, attempt)
     if job.desired == "cancel":
-        return cancelled(session, job_id, attempt)
+        cancelled(session, job_id, attempt)
+        return
     phases = [
         {**p, "status": "failed", "ended_at": _stamp()} if p["status"] == "running" else p for p in job.phases
     ]
@@ -368,7 +374,7 @@ def fail(session: Session, job_id: str, attempt: int, error: Json) -> None:
 
 
 def _give_back(session: Session, job: Job, *, why: str, crashed: bool, limit: int) -> None:
-    """Ends an attempt that came to no verdict: as its user wished, else queued again, else failed as poison."""
+    """Ends an attempt without a verdict: as its user wished, else queued again, else failed as poison."""
     attempt_ended = Note(
         "attempt.ended", f"attempt {job.attempt} ended: {why}", "warning", data={"attempt": job.attempt}
     )

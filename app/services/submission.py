@@ -1,17 +1,21 @@
 """How a job comes to be: its row, its labels, what it points at and its first event, in one transaction."""
 
+import json
+from hashlib import sha256
 from typing import Any
 
 from sqlalchemy import delete
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.catalog.spec import PinnedData, Resolved
+from app.catalog.spec import JobSpec, PinnedData, Resolved
 from app.db.dialect import db_now
 from app.db.ids import new_id
 from app.db.tables import Idempotency, Job, JobLabel, JobReference
-from app.errors import IdempotencyKeyReused
+from app.errors import IdempotencyKeyReused, shown
+from app.services.plan import resolve
 from app.services.transitions import PHASES, Note, pending, write_events
+from app.settings import Settings
 
 IDEMPOTENCY_S = 86_400
 
@@ -19,28 +23,21 @@ Json = dict[str, Any]
 
 
 def submit(
-    session: Session,
-    project_id: str,
-    resolved: Resolved,
-    *,
-    sent: Json,
-    digest: str,
-    idempotency_key: str | None = None,
+    session: Session, settings: Settings, project_id: str, spec: JobSpec, idempotency_key: str | None = None
 ) -> Job:
     """A queued job, or the one that the same Idempotency-Key made in the last 24 hours.
 
-    sent: the spec as it came; digest: its sha256. Raises IdempotencyKeyReused for another body under a known key.
+    Raises IdempotencyKeyReused for another spec under a known key, and what plan.resolve raises.
     """
+    sent = spec.model_dump(mode="json", exclude_unset=True)
+    digest = sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
     if idempotency_key is None:
-        return _insert(session, project_id, resolved, sent, digest)
-    session.execute(
-        delete(Idempotency).where(
-            Idempotency.project_id == project_id, Idempotency.created_at < db_now(-IDEMPOTENCY_S)
-        )
-    )
-    known = accepted(session, project_id, idempotency_key, digest)
-    if known is not None:
+        return _insert(session, project_id, resolve(session, settings, project_id, spec), sent, digest)
+    too_old = Idempotency.created_at < db_now(-IDEMPOTENCY_S)
+    session.execute(delete(Idempotency).where(Idempotency.project_id == project_id, too_old))
+    if known := _accepted(session, project_id, idempotency_key, digest):
         return known
+    resolved = resolve(session, settings, project_id, spec)
     try:
         with session.begin_nested():
             job = _insert(session, project_id, resolved, sent, digest)
@@ -49,20 +46,19 @@ def submit(
             )
             return job
     except IntegrityError:  # the same key arrived twice at once, and the other one won
-        known = accepted(session, project_id, idempotency_key, digest)
-        if known is None:
-            raise
-        return known
+        if known := _accepted(session, project_id, idempotency_key, digest):
+            return known
+        raise
 
 
-def accepted(session: Session, project_id: str, key: str, digest: str) -> Job | None:
-    """The job that this Idempotency-Key stands for. Raises IdempotencyKeyReused when it was given with another spec."""
+def _accepted(session: Session, project_id: str, key: str, digest: str) -> Job | None:
+    """The job that this Idempotency-Key stands for. Raises IdempotencyKeyReused."""
     row = session.get(Idempotency, (project_id, key), populate_existing=True)
     if row is None:
         return None
     if row.body_digest != digest:
         raise IdempotencyKeyReused(
-            f"Idempotency-Key {key[:64]!r} was used for another job spec. Send a new key with a new spec."
+            f"Idempotency-Key {shown(key)} was used for another job spec. Send a new key with a new spec."
         )
     return session.get_one(Job, row.job_id)
 
@@ -98,13 +94,7 @@ def _insert(session: Session, project_id: str, resolved: Resolved, sent: Json, d
 
 def _references(resolved: Resolved) -> set[tuple[str, str]]:
     data = resolved.data
-    pinned = {
-        "train": [data.train],
-        "test": [data.test],
-        "unlabeled": data.unlabeled,
-        "validation": [data.validation],
-    }
-    uses = {
-        (pin.dataset_id, role) for role, pins in pinned.items() for pin in pins if isinstance(pin, PinnedData)
-    }
-    return uses | {(teacher.version_id, "teacher") for teacher in resolved.teachers}
+    uses = [(data.train, "train"), (data.validation, "validation"), (data.test, "test")]
+    uses += [(one, "unlabeled") for one in data.unlabeled]
+    datasets = {(pin.dataset_id, role) for pin, role in uses if isinstance(pin, PinnedData)}
+    return datasets | {(teacher.version_id, "teacher") for teacher in resolved.teachers}

@@ -1,7 +1,7 @@
 """A job is a process: claim it, start `python -m worker`, keep its lease, carry its orders, bury it.
 
-The same `work` runs in a local thread and in a Celery task. The trainer is a fresh process in a group of its own, which ends when
-the pipe from here closes; its exit code is the witness of a crash. Nothing here imports torch.
+The same `work` runs in a local thread and in a Celery task. The trainer is a fresh process in a group of its
+own, which ends when the pipe from here closes; its exit code is the witness of a crash. No torch in here.
 """
 
 import os
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 
 import structlog
 from sqlalchemy import exists, select
@@ -18,8 +19,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.tables import Job
 from app.errors import DeadlineExceeded, LeaseLost
-from app.services import jobs
 from app.ports.parts import Parts
+from app.services import jobs
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 FENCE = 0.9  # share of the lease after which a supervisor that could not renew kills its own child
@@ -168,24 +169,20 @@ class _Attempt:
 
     def _tell(self, word: str) -> None:
         assert self._process.stdin is not None
-        try:
+        with suppress(BrokenPipeError):  # it has just ended; its exit code will say how
             self._process.stdin.write(word.encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # it has just ended; its exit code will say how
 
     def _bury(self) -> int:
         """Kills what is left of the process group; the exit code."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         assert self._process.stdin is not None
         self._process.stdin.close()
         return self._process.wait(RELEASE_S)
 
     def _write_end(self, code: int, stopping: bool) -> None:
-        """What the row should say of an attempt whose process wrote no end of its own. Raises LeaseLost when it did."""
+        """What the row says of an attempt whose process wrote no end of its own. Raises LeaseLost when it did."""
         with self._parts.sessions.write() as session:
             job = jobs.owned(session, self._job_id, self._attempt)
             if job.desired == "cancel":

@@ -1,4 +1,4 @@
-"""The one way in which a job's row changes: a guarded UPDATE that moves `version` and numbers the events it tells.
+"""The one way in which a job's row changes: a guarded UPDATE that moves `version` and numbers its events.
 
 Only services.jobs and services.submission use it.
 """

@@ -1,0 +1,144 @@
+"""How a job looks.
+
+`render` writes it by hand, since it is asked for most; `JobView` is its schema, and a test holds the two together.
+"""
+
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from app.catalog.spec import JobSpec, Resolved
+from app.db.dialect import TERMINAL
+from app.db.tables import Event
+from app.services.job_records import Record
+from app.services.transitions import PHASES
+
+Json = dict[str, Any]
+Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
+_STOPPING = {"pause": "pausing", "cancel": "cancelling", "finish": "cancelling"}
+
+
+class Waiting(BaseModel):
+    reason: Literal["capacity", "retry"]
+    ahead: int = Field(description="queued jobs that go first")
+
+
+class PhaseView(BaseModel):
+    name: Literal[PHASES]  # type: ignore[valid-type]
+    status: Literal["pending", "running", "succeeded", "failed"]
+    progress: float = Field(description="0 to 1")
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class JobOutput(BaseModel):
+    model: str = Field(description="NAME@VERSION, ready for /predict")
+    version_id: str
+    alias: str | None
+
+
+class JobView(BaseModel):
+    id: str
+    object: Literal["job"]
+    version: int = Field(description="moves at every change; give it to `?wait=` to hear of the next one")
+    name: str
+    labels: dict[str, str]
+    parent: str | None
+    status: Status | Literal["pausing", "cancelling"]
+    terminal: bool = Field(description="whether the status is final")
+    waiting: Waiting | None
+    phases: list[PhaseView]
+    progress: Json = Field(description="step, total_steps, epoch, samples_per_s, eta_s, heartbeat_at")
+    best: Json | None = Field(description="metric, value and step of the best validation so far")
+    spec: JobSpec = Field(description="as it was sent")
+    resolved: Resolved
+    spec_digest: str
+    usage: Json
+    outcome: Json | None
+    output: JobOutput | None
+    error: Json | None = Field(description="problem details with phase, blame and attempt")
+    attempts: int
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+    links: dict[str, str]
+
+
+class EventView(BaseModel):
+    id: str
+    seq: int = Field(description="counts from 1 without a gap")
+    job_id: str
+    type: str
+    level: Literal["info", "warning", "error"]
+    at: datetime
+    phase: str | None
+    message: str
+    data: Json
+
+
+def render(record: Record) -> Json:
+    """A job as JSON values, in the shape of JobView."""
+    job = record.job
+    link = f"/v1/jobs/{job.id}"
+    links = {
+        "self": link,
+        **{part: f"{link}/{part}" for part in ("events", "metrics", "report", "artifacts")},
+    }
+    return {
+        "id": job.id,
+        "object": "job",
+        "version": job.version,
+        "name": job.name,
+        "labels": job.resolved["spec"]["labels"],
+        "parent": job.parent_id,
+        "status": _STOPPING.get(job.desired, job.status) if job.status == "running" else job.status,
+        "terminal": job.status in TERMINAL,
+        "waiting": record.waiting,
+        "phases": job.phases,
+        "progress": job.progress,
+        "best": job.best,
+        "spec": job.spec,
+        "resolved": job.resolved,
+        "spec_digest": job.spec_digest,
+        "usage": job.usage,
+        "outcome": job.outcome,
+        "output": _output(record),
+        "error": job.error,
+        "attempts": job.attempt,
+        "created_at": stamp(job.created_at),
+        "started_at": stamp(job.started_at),
+        "ended_at": stamp(job.ended_at),
+        "links": links,
+    }
+
+
+def render_event(event: Event) -> Json:
+    """An event as JSON values, in the shape of EventView."""
+    return {
+        "id": event.id,
+        "seq": event.seq,
+        "job_id": event.job_id,
+        "type": event.type,
+        "level": event.level,
+        "at": stamp(event.at),
+        "phase": event.phase,
+        "message": event.message,
+        "data": event.data,
+    }
+
+
+def stamp(moment: datetime | None) -> str | None:
+    """RFC 3339 in UTC, to the millisecond."""
+    return None if moment is None else moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _output(record: Record) -> Json | None:
+    if record.output_version is None:
+        return None
+    wanted = record.job.resolved["spec"]["output"]
+    return {
+        "model": f"{wanted['model']}@{record.output_version}",
+        "version_id": record.job.output_version_id,
+        "alias": wanted["alias"],
+    }

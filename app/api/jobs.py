@@ -1,0 +1,143 @@
+"""Jobs: planned, submitted, listed, watched, cancelled."""
+
+import json
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, ConfigDict
+
+from app.api.dependencies import PartsDep, PrincipalDep, ReadSession, WriteSession
+from app.api.job_views import JobView, Status, render
+from app.api.pages import After, Limit, Page, cut, read_cursor
+from app.catalog.spec import TASKS, JobSpec
+from app.errors import Fault, Invalid
+from app.ports.parts import Parts
+from app.services import job_records, jobs, submission
+from app.services.job_records import Filters, Record
+from app.services.keys import Principal
+from app.services.plan import Plan, plan
+from app.services.watch import Watcher
+
+router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+LABEL = "label."
+IdempotencyKey = Annotated[
+    str | None,
+    Header(min_length=1, max_length=255, description="the same key gives the same job, for 24 hours"),
+]
+
+
+class Cancellation(BaseModel):
+    """discard: stop and drop it. keep: stop training, then evaluate and export the best so far."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    mode: Literal["discard", "keep"] = "discard"
+
+
+@router.post("/plan")
+def plan_job(spec: JobSpec, session: ReadSession, parts: PartsDep, principal: PrincipalDep) -> Plan:
+    """What a job would be: its resolved spec, what was checked, its cost and the queue. Stores nothing."""
+    return plan(session, parts.settings, principal.project_id, spec)
+
+
+@router.post("", status_code=202, response_model=JobView)
+def submit_job(
+    spec: JobSpec, parts: PartsDep, principal: PrincipalDep, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Accepts a job. It is stored before this answers, and is carried out whatever crashes afterwards."""
+    with parts.sessions.write() as session:
+        job = submission.submit(session, parts.settings, principal.project_id, spec, idempotency_key)
+        record = job_records.get(session, principal.project_id, job.id)
+    parts.queue.ring(job.id)
+    return _answer(record, 202)
+
+
+def filters(
+    request: Request,
+    status: Annotated[list[Status] | None, Query(description="one or several")] = None,
+    task: Annotated[str | None, Query(max_length=64)] = None,
+    model: Annotated[str | None, Query(max_length=200, description="used or made by the job")] = None,
+    q: Annotated[str | None, Query(max_length=200, description="part of the name, or an id")] = None,
+) -> Filters:
+    """The query `label.KEY=VALUE` may stand several times. Raises Invalid for a task that there is not."""
+    if task is not None and task not in TASKS:
+        known = ", ".join(TASKS)
+        raise Invalid(
+            f"There is no such task; there are {known}.", Fault("/task", "unknown", "", f"use {known}")
+        )
+    given = request.query_params.multi_items()
+    labels = {key.removeprefix(LABEL): value for key, value in given if key.startswith(LABEL)}
+    return Filters(status=status or (), task=task, model=model, labels=labels, q=q)
+
+
+@router.get("", response_model=Page[JobView])
+def list_jobs(
+    session: ReadSession,
+    principal: PrincipalDep,
+    filters: Annotated[Filters, Depends(filters)],
+    after: After = None,
+    limit: Limit = 50,
+) -> Response:
+    """Newest first."""
+    before = read_cursor(after)
+    found = job_records.list_(session, principal.project_id, filters, before, limit + 1)
+    shown, more, following = cut(found, limit, lambda record: record.job.id)
+    body = {"data": [render(record) for record in shown], "has_more": more, "next": following}
+    return Response(json.dumps(body), media_type="application/json")
+
+
+@router.get("/{job_id}", response_model=JobView, responses={304: {"description": "It has not changed"}})
+async def get_job(
+    job_id: str,
+    request: Request,
+    parts: PartsDep,
+    principal: PrincipalDep,
+    wait: Annotated[float, Query(ge=0, le=60, description="seconds to wait for a change")] = 0.0,
+    version: Annotated[int | None, Query(ge=0, description="the version that is known already")] = None,
+) -> Response:
+    """The job as it stands; with `wait` and `version`, as soon as its version is another one.
+
+    Without `version`, `wait` waits for the next change from now on. An ended job is answered at once.
+    """
+    record = await run_in_threadpool(_record, parts, principal, job_id)
+    known = record.job.version if version is None else version
+    if wait and record.job.version == known and record.job.ended_at is None:
+        watcher: Watcher = request.app.state.watcher
+        if await watcher.changed(job_id, known, wait):
+            record = await run_in_threadpool(_record, parts, principal, job_id)
+    if request.headers.get("if-none-match") == _etag(record):
+        return Response(status_code=304, headers={"ETag": _etag(record)})
+    return _answer(record, 200)
+
+
+@router.post("/{job_id}/cancel", status_code=202, response_model=JobView)
+def cancel_job(
+    job_id: str, session: WriteSession, principal: PrincipalDep, wish: Cancellation | None = None
+) -> Response:
+    """Ends a waiting job at once and asks a running one to stop; 409 when it has ended."""
+    jobs.cancel(session, principal.project_id, job_id, (wish or Cancellation()).mode)
+    return _answer(job_records.get(session, principal.project_id, job_id), 202)
+
+
+@router.delete("/{job_id}", status_code=204)
+def delete_job(job_id: str, session: WriteSession, principal: PrincipalDep) -> None:
+    """Forgets an ended job with its events and metrics; the model version that it made stays."""
+    jobs.remove(session, principal.project_id, job_id)
+
+
+def _record(parts: Parts, principal: Principal, job_id: str) -> Record:
+    with parts.sessions.read() as session:
+        return job_records.get(session, principal.project_id, job_id)
+
+
+def _answer(record: Record, status: int) -> Response:
+    headers = {"ETag": _etag(record)}
+    if status == 202:
+        headers["Location"] = f"/v1/jobs/{record.job.id}"
+    return Response(json.dumps(render(record)), status, headers, media_type="application/json")
+
+
+def _etag(record: Record) -> str:
+    return f'"{record.job.version}"'
