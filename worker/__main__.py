@@ -1,7 +1,8 @@
 """`python -m worker JOB ATTEMPT`: one attempt at one job, in a process of its own; also the debugging tool.
 
-Its standard input is a pipe from the supervisor. When it closes, the supervisor is gone and this process ends at once; the word
-`finish` on it means: stop training, keep what there is. By hand, `sleep inf | python -m worker ...` stands in for the supervisor.
+Its standard input is a pipe from the supervisor. When it closes, the supervisor is gone and this process ends
+at once; the word `finish` on it means: stop training, keep what there is. By hand, `sleep inf | python -m
+worker ...` stands in for the supervisor.
 """
 
 import argparse
@@ -43,7 +44,9 @@ class Stop:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m worker", description="Carries out one attempt at one job.")
+    parser = argparse.ArgumentParser(
+        prog="python -m worker", description="Carries out one attempt at one job."
+    )
     parser.add_argument("job", help="a job's id; its row must be running")
     parser.add_argument("attempt", type=int, help="the attempt that owns it")
     arguments = parser.parse_args()
@@ -90,7 +93,9 @@ def _failure(error: Exception) -> StillhouseError:
     if isinstance(error, StillhouseError):
         return error
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return OutOfMemory("The device ran out of memory: order a smaller training.batch_size or a smaller student.")
+        return OutOfMemory(
+            "The device ran out of memory: order a smaller batch_size or student."
+        )
     return JobFailure("Something broke in the worker. Its log has the details, under this job's id.")
 
 

@@ -24,7 +24,7 @@ celery.conf.update(BROKER_MANNERS)
 
 
 @celery.task(name=TASK)  # type: ignore[untyped-decorator]
-def work(job_id: str) -> None:
+def work(_job_id: str) -> None:
     """Carries out what is eligible. The id says who rang; the row says what to do."""
     supervise.work(parts, stopping)
 

@@ -1,6 +1,6 @@
 """How a job looks.
 
-`render` writes it by hand, since it is asked for most; `JobView` is its schema, and a test holds the two together.
+`render` writes it by hand, since it is asked for most; `JobView` is its schema. A test holds them together.
 """
 
 from datetime import datetime

@@ -2,8 +2,8 @@
 
 Every operation is one guarded UPDATE: it names the state it expects, and whoever lost a race changes nothing.
 `attempt` is the fencing token: it grows at each claim, so that a worker which was taken for dead cannot write
-over its successor. Each change moves `version` and writes its events in the same transaction, numbered without
-a gap. Times are the database's.
+over its successor. Each change moves `version` and writes its events in the same transaction, numbered
+without a gap. Times are the database's.
 """
 
 from collections.abc import Sequence
@@ -179,7 +179,7 @@ def renew(session: Session, job_id: str, attempt: int, lease_s: float) -> Orders
 
 
 def yield_(session: Session, job_id: str, attempt: int) -> None:
-    """Hands a job back without penalty, for this worker is going away; what the user wished meanwhile is done."""
+    """Hands a job back without penalty: this worker is going away. What its user wished meanwhile is done."""
     _give_back(
         session,
         owner_row(session, job_id, attempt),
@@ -314,8 +314,8 @@ def succeed(
 ) -> ModelVersion:
     """The model version and the job's end in one transaction; a cancellation that came first wins.
 
-    manifest: the sha256 of the checkpoint's stored manifest. Called again after a lost reply it answers what it
-    did the first time.
+    manifest: the sha256 of the checkpoint's stored manifest. Called again after a lost reply it answers
+    what it did the first time.
     """
     before = session.get(Job, job_id, populate_existing=True)
     if before is not None and (before.status, before.attempt, before.result_manifest) == (

@@ -182,7 +182,7 @@ class _Attempt:
         return self._process.wait(RELEASE_S)
 
     def _write_end(self, code: int, stopping: bool) -> None:
-        """What the row says of an attempt whose process wrote no end of its own. Raises LeaseLost when it did."""
+        """The end of an attempt whose process wrote none of its own. Raises LeaseLost when it did."""
         with self._parts.sessions.write() as session:
             job = jobs.owned(session, self._job_id, self._attempt)
             if job.desired == "cancel":

@@ -17,7 +17,7 @@ log = structlog.get_logger()
 
 
 class Watcher:
-    """Wakes coroutines when the `version` of a job moves; a thousand of them hold no thread and no connection."""
+    """Wakes coroutines when the `version` of a job moves; a thousand of them hold no thread."""
 
     def __init__(self, sessions: Sessions) -> None:
         self._sessions = sessions
@@ -38,7 +38,7 @@ class Watcher:
                 event.set()
 
     async def changed(self, job_id: str, version: int, timeout_s: float) -> bool:
-        """Waits until the job has another version than this one, or is gone; False: nothing happened in time."""
+        """Waits until the job has another version, or is gone; False: nothing happened in time."""
         waiter = (version, asyncio.Event())
         self._waiting[job_id].add(waiter)
         try:
