@@ -15,7 +15,7 @@ def check_labels(names: Sequence[Any], pointer: str) -> list[str]:
     if len(names) < 2:
         raise _invalid(f"a classifier needs at least 2 classes, and this has {len(names)}", pointer)
     for index, name in enumerate(names):
-        if not isinstance(name, str) or not name.strip() or len(name) > MAX_LENGTH:
+        if not isinstance(name, str) or not name.strip() or len(name) > MAX_LENGTH or "\0" in name:
             raise _invalid(f"label {index} is not a text of 1 to {MAX_LENGTH} letters", pointer)
     seen: set[str] = set()
     for name in names:
