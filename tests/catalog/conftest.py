@@ -1,0 +1,5 @@
+"""Small tensors gain nothing from threads, and on a busy machine threads that wait for each other cost much."""
+
+import torch
+
+torch.set_num_threads(1)
