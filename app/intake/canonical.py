@@ -116,15 +116,10 @@ class SplitFile:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """row: every column's value, from read_value or read_label. Raises InvalidData: too much."""
-        digest = blake2b(digest_size=8)
-        size = 0
-        for name, value in row.items():
-            content = _content(value)
-            size += len(content)
-            if name != self._label:
-                digest.update(content)
+        inputs = b"".join(_content(value) for name, value in row.items() if name != self._label)
+        size = len(inputs) + len(row)
         self._budget.take(size)
-        self._hashes.append(int.from_bytes(digest.digest(), "little"))
+        self._hashes.append(int.from_bytes(blake2b(inputs, digest_size=8).digest(), "little"))
         if self._label is not None:
             self._labels.append(self._classes.setdefault(row[self._label], len(self._classes) - 1))
         self.rows += 1
