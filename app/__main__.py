@@ -2,9 +2,11 @@
 
 import socket
 import sys
+from contextlib import AsyncExitStack, suppress
 
 import structlog
 import uvicorn
+from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
@@ -17,39 +19,53 @@ GRACE_S = 5  # for requests in flight, once a stop was asked for
 log = structlog.get_logger()
 
 
-class Server(uvicorn.Server):
-    """Says where it listens, in one line, once it does; and lets nobody wait for a change while it stops."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        for server in self.servers:
-            for listening in server.sockets:
-                host, port = listening.getsockname()[:2]
-                log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
-
-
 def main() -> int:
     try:
         settings = Settings()
         configure_logs(settings)
-        application = create_app(settings)
+        server = Server(create_app(settings), settings)
+        with suppress(KeyboardInterrupt):  # what uvicorn ends with after a stop by Ctrl-C
+            server.run()
     except ValidationError as error:
         return _refuse("; ".join(map(_complaint, error.errors())))
     except Misconfigured as error:
         return _refuse(error.detail)
-    server = Server(
-        uvicorn.Config(
+    return 0
+
+
+class Server(uvicorn.Server):
+    """Runs the application's lifespan itself, so that what it refuses is a sentence, not uvicorn's stack."""
+
+    def __init__(self, application: FastAPI, settings: Settings) -> None:
+        config = uvicorn.Config(
             application,
             settings.host,
             settings.port,
+            lifespan="off",
             log_config=None,
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=GRACE_S,
         )
-    )
-    server.run()
-    return 0 if server.started else 1
+        super().__init__(config)
+        self._application, self._life = application, AsyncExitStack()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        life = self._application.router.lifespan_context(self._application)
+        await self._life.enter_async_context(life)
+        try:
+            await super().startup(sockets)
+        except BaseException:  # the port is taken
+            await self._life.aclose()
+            raise
+        for listening in (each for server in self.servers for each in server.sockets):
+            host, port = listening.getsockname()[:2]
+            log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._application.state.watcher.stop()  # nobody waits for a change any more
+        await super().shutdown(sockets)
+        await self._life.aclose()
 
 
 def _complaint(error: ErrorDetails) -> str:

@@ -104,7 +104,7 @@ def _prepare(settings: Settings) -> Parts:
 
 
 def _migrate(url: str) -> None:
-    """SQLite's file has one process, so nobody else can; elsewhere several start at once, and an operator decides."""
+    """SQLite's file has one process, so nobody else can; elsewhere several start, and an operator decides."""
     if not url.startswith("sqlite"):
         raise Misconfigured("The database does not have this version's schema: run `make migrate` first.")
     migrate.upgrade(url)

@@ -29,7 +29,7 @@ _LIMITS = (
 
 @router.get("")
 def capabilities(parts: PartsDep) -> dict[str, Any]:
-    """Tasks, architectures, losses, schemes and exports with their JSON Schemas; limits, devices, versions."""
+    """Tasks, architectures, losses, schemes and exports with their JSON Schemas; limits, versions."""
     limits = {name: getattr(parts.settings, name) for name in _LIMITS} | {"max_json_depth": MAX_DEPTH}
     return {**_catalog(), "limits": limits, "devices": _devices(parts.settings), "versions": _versions()}
 
@@ -58,6 +58,9 @@ def _described(plugins: Mapping[str, type[Plugin]], *facts: str) -> list[dict[st
 
 
 def _plain(fact: Any) -> Any:
+    """As JSON; null: it depends on the parameters, as all of `like_teacher` does."""
+    if isinstance(fact, property):
+        return None
     return sorted(fact) if isinstance(fact, frozenset) else fact
 
 

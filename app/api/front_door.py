@@ -1,4 +1,4 @@
-"""What every request passes: its id, the cap on its body, its line in the log, its error when all else fails."""
+"""What every request passes: its id, its body's cap, its line in the log, its error when all else fails."""
 
 import re
 import time

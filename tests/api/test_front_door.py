@@ -1,0 +1,338 @@
+"""What every route gets without asking: a lock, an id, caps, strict bodies and errors with one face."""
+
+import types
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Annotated, Any
+
+import pytest
+import structlog
+from fastapi import APIRouter, Body, FastAPI, Form, Request
+from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.testclient import TestClient
+from pydantic import BaseModel, ConfigDict, SecretStr
+from sqlalchemy.exc import OperationalError
+
+import app.main
+from app.catalog.spec import JobSpec
+from app.errors import Overloaded, StateConflict, Unavailable
+from app.main import create_app
+from app.settings import Settings
+
+HOME = "http://127.0.0.1"
+KEY = "sh_test_" + "k" * 43
+router = APIRouter(prefix="/odd")
+Open = Callable[..., AbstractContextManager[TestClient]]
+
+
+class Note(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    text: str
+    stars: int = 0
+
+
+@router.post("/notes")
+def take(note: Note) -> dict[str, Any]:
+    return note.model_dump()
+
+
+@router.post("/maybe")
+def maybe(note: Annotated[Note | None, Body()] = None) -> bool:
+    return note is not None
+
+
+@router.post("/specs")
+def take_spec(spec: JobSpec) -> str:
+    return spec.name
+
+
+@router.post("/forms")
+def take_form(text: Annotated[str, Form()]) -> str:
+    return text
+
+
+@router.post("/raw")
+async def take_raw(request: Request) -> int:
+    return len(await request.body())
+
+
+@router.get("/things/{number}")
+def thing(number: int, request: Request, limit: int = 1) -> str:
+    return f"{number} {limit} {request.state.request_id}"
+
+
+@router.get("/broken")
+def broken() -> None:
+    raise RuntimeError("the secret is in /etc/passwd")
+
+
+@router.get("/wrong-answer")
+def wrong_answer() -> Note:
+    return "no note"  # type: ignore[return-value]
+
+
+@router.get("/away")
+def away() -> None:
+    raise OperationalError("SELECT secret", {}, Exception("db.internal refused"))
+
+
+@router.get("/overloaded")
+def overloaded() -> None:
+    raise Overloaded("Eight at once are enough.", retry_after_s=7)
+
+
+@router.get("/unavailable")
+def unavailable() -> None:
+    raise Unavailable("Soon.")
+
+
+@router.get("/conflict")
+def conflict() -> None:
+    raise StateConflict("It has ended.")
+
+
+@pytest.fixture
+def open_door(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Open:
+    """`open_door(max_json_bytes=...)` gives a client of an application with this file's odd router too."""
+    found = app.main._modules_with_router
+    odd = types.ModuleType("odd")
+    odd.router = router  # type: ignore[attr-defined]
+    monkeypatch.setattr(app.main, "_modules_with_router", lambda: [*found(), odd])
+
+    @contextmanager
+    def opened(**changes: Any) -> Iterator[TestClient]:
+        application = create_app(settings.model_copy(update=changes))
+        with TestClient(application, base_url=HOME, raise_server_exceptions=False) as client:
+            yield client
+
+    return opened
+
+
+@pytest.fixture
+def client(open_door: Open) -> Iterator[TestClient]:
+    with open_door() as client:
+        yield client
+
+
+def problem(response: Any, status: int, code: str) -> dict[str, Any]:
+    assert response.headers["content-type"] == "application/problem+json"
+    body: dict[str, Any] = response.json()
+    assert (response.status_code, body["status"], body["code"]) == (status, status, code), body
+    assert set(body) == {
+        "type", "title", "status", "detail", "instance", "code", "request_id", "retryable", "errors"
+    }  # fmt: skip
+    assert body["request_id"] == response.headers["x-request-id"]
+    return body
+
+
+# ---- the lock
+
+
+def all_routes(application: FastAPI) -> Iterator[tuple[str, str]]:
+    for context in iter_route_contexts(application.routes):
+        assert isinstance(context.original_route, APIRoute), context
+        for method in context.original_route.methods or ():
+            yield method, context.original_route.path_format
+
+
+def test_with_keys_every_route_but_two_needs_one(settings: Settings) -> None:
+    application = create_app(settings.model_copy(update={"bootstrap_key": SecretStr(KEY), "host": "0.0.0.0"}))
+    open_ones = set()
+    with TestClient(application, base_url="http://stillhouse.example") as client:
+        routes = list(all_routes(application))
+        for method, path in routes:
+            response = client.request(method, path.replace("{", "").replace("}", ""))
+            if response.status_code == 401:
+                assert response.headers["www-authenticate"] == "Bearer"
+                problem(response, 401, "unauthenticated")
+            else:
+                open_ones.add((method, path, response.status_code))
+        allowed = client.get("/v1/capabilities", headers={"Authorization": f"Bearer {KEY}"})
+    assert open_ones == {("GET", "/healthz", 200), ("GET", "/readyz", 200)}
+    assert {"/docs", "/openapi.json", "/metrics", "/predict"} <= {path for _, path in routes}
+    assert allowed.status_code == 200
+
+
+def test_without_keys_every_route_but_two_refuses_another_host(settings: Settings) -> None:
+    application = create_app(settings)
+    with TestClient(application, base_url="http://evil.example") as client:
+        for method, path in all_routes(application):
+            response = client.request(method, path.replace("{", "").replace("}", ""))
+            assert response.status_code == (200 if path in ("/healthz", "/readyz") else 403), path
+
+
+def test_the_lock_comes_before_the_parameters(client: TestClient) -> None:
+    assert client.get("/odd/things/x", headers={"Host": "evil.example"}).status_code == 403
+
+
+# ---- errors with one face
+
+
+def test_an_unknown_path_and_an_unknown_method(client: TestClient) -> None:
+    problem(client.get("/no/such?secret=1"), 404, "not_found")
+    response = client.delete("/odd/notes")
+    problem(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "POST"
+    assert client.get("/healthz/", follow_redirects=False).status_code == 404
+
+
+def test_a_wrong_field_is_pointed_at(client: TestClient) -> None:
+    body = problem(client.post("/odd/notes", json={"txt": "x", "stars": "many"}), 422, "invalid_request")
+    assert {fault["pointer"] for fault in body["errors"]} == {"/text", "/stars", "/txt"}
+    assert all(fault["fix"] for fault in body["errors"])
+    body = problem(client.get("/odd/things/x?limit=y"), 422, "invalid_request")
+    assert {fault["pointer"] for fault in body["errors"]} == {"/path/number", "/query/limit"}
+    problem(client.post("/odd/notes"), 422, "invalid_request")
+    problem(client.post("/odd/specs", json={}), 422, "invalid_spec")
+
+
+def test_what_breaks_is_logged_and_not_told(client: TestClient, capfd: pytest.CaptureFixture[str]) -> None:
+    for path in ("/odd/broken", "/odd/wrong-answer"):
+        body = problem(client.get(path), 500, "internal")
+        assert "secret" not in str(body)
+        assert "no note" not in str(body)
+    written = capfd.readouterr()
+    assert "the secret is in /etc/passwd" in written.err + written.out
+
+
+def test_a_database_that_is_away_is_no_mistake_of_ours(client: TestClient) -> None:
+    body = problem(client.get("/odd/away"), 503, "unavailable")
+    assert body["retryable"]
+    assert "SELECT" not in str(body)
+    assert "db.internal" not in str(body)
+
+
+def test_who_should_come_again_is_told_when(client: TestClient) -> None:
+    overloaded, unavailable = client.get("/odd/overloaded"), client.get("/odd/unavailable")
+    assert problem(overloaded, 429, "rate_limited")["retryable"]
+    assert overloaded.headers["retry-after"] == "7"
+    problem(unavailable, 503, "unavailable")
+    assert int(unavailable.headers["retry-after"]) > 0
+    assert not problem(client.get("/odd/conflict"), 409, "state_conflict")["retryable"]
+
+
+# ---- bodies
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{", b"NaN", b'{"text": 1e999}', b'{"text": "\\ud800"}', b'{"text": "\\u0000"}',
+     b'{"text": 1, "text": 1}', b"\xff", b"[" * 5000, b"9" * 5000, b'{"stars": 123456789012345678901}'],
+    ids=lambda body: repr(body[:24]),
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/odd/notes", "/odd/maybe", "/odd/specs"])
+def test_a_malformed_body_is_400_on_every_json_route(client: TestClient, path: str, body: bytes) -> None:
+    problem(
+        client.post(path, content=body, headers={"Content-Type": "application/json"}), 400, "malformed_body"
+    )
+
+
+@pytest.mark.parametrize(
+    "content_type",
+    [None, "text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", ";"],
+)
+def test_a_body_that_is_not_called_json_is_415(client: TestClient, content_type: str | None) -> None:
+    headers = {} if content_type is None else {"Content-Type": content_type}
+    problem(
+        client.post("/odd/notes", content=b'{"text": "x"}', headers=headers), 415, "unsupported_media_type"
+    )
+
+
+@pytest.mark.parametrize(
+    "content_type", ["application/json", "Application/JSON; charset=utf-8", "application/merge-patch+json"]
+)
+def test_every_name_of_json_will_do(client: TestClient, content_type: str) -> None:
+    response = client.post(
+        "/odd/notes", content=b'{"text": "\xc3\xa9"}', headers={"Content-Type": content_type}
+    )
+    assert response.json() == {"text": "é", "stars": 0}
+
+
+def test_no_body_is_fine_where_none_is_needed(client: TestClient) -> None:
+    assert client.post("/odd/maybe").json() is False
+    assert client.post("/odd/maybe", headers={"Content-Type": "application/json"}).json() is False
+    assert client.post("/odd/maybe", json={"text": "x"}).json() is True
+
+
+def test_a_form_that_cannot_be_read_is_400(client: TestClient) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=x"}
+    problem(client.post("/odd/forms", content=b"no boundary", headers=headers), 400, "malformed_body")
+    assert client.post("/odd/forms", data={"text": "x"}).json() == "x"
+
+
+def test_json_has_a_cap_with_and_without_a_length(open_door: Open) -> None:
+    def chunks(size: int) -> Iterator[bytes]:
+        yield b'{"text": "'
+        for _ in range(size):
+            yield b"x" * 100
+        yield b'"}'
+
+    headers = {"Content-Type": "application/json"}
+    with open_door(max_json_bytes=1000) as client:
+        problem(client.post("/odd/notes", json={"text": "x" * 1000}), 413, "payload_too_large")
+        problem(client.post("/odd/notes", content=chunks(20), headers=headers), 413, "payload_too_large")
+        problem(client.post("/odd/raw", content=b"x" * 1001), 413, "payload_too_large")
+        problem(client.post("/odd/raw", content=chunks(20)), 413, "payload_too_large")
+        assert client.post("/odd/notes", content=chunks(5), headers=headers).status_code == 200
+        assert client.post("/odd/raw", content=b"x" * 1000).json() == 1000
+
+
+def test_an_upload_has_a_cap_of_its_own(open_door: Open) -> None:
+    with open_door(max_json_bytes=100, max_upload_bytes=10_000) as client:
+        assert client.post("/odd/forms", files={"text": (None, "x" * 1000)}).status_code == 200
+        too_large = client.post("/odd/forms", files={"text": (None, "x" * 20_000)})
+        problem(too_large, 413, "payload_too_large")
+
+
+def test_a_large_body_is_read_as_strictly(client: TestClient) -> None:
+    body = b'{"text": "' + b"x" * 200_000 + b'", "stars": NaN}'
+    problem(
+        client.post("/odd/notes", content=body, headers={"Content-Type": "application/json"}),
+        400,
+        "malformed_body",
+    )
+    assert client.post("/odd/notes", json={"text": "x" * 200_000}).status_code == 200
+
+
+# ---- ids, lines and figures
+
+
+def test_a_request_id_goes_in_and_out(client: TestClient) -> None:
+    response = client.get("/odd/things/1", headers={"X-Request-Id": "mine-1.2_3"})
+    assert response.headers["x-request-id"] == "mine-1.2_3"
+    assert response.json() == "1 1 mine-1.2_3"
+
+
+@pytest.mark.parametrize("given", ["", "a b", "x" * 129, "é", 'a"b'])
+def test_a_request_id_that_is_not_plain_is_replaced(client: TestClient, given: str) -> None:
+    response = client.get("/healthz", headers={b"X-Request-Id": given.encode()})
+    assert response.headers["x-request-id"].startswith("req_")
+
+
+def test_a_request_is_one_line_with_its_route_and_not_its_path(client: TestClient) -> None:
+    with structlog.testing.capture_logs(processors=[structlog.contextvars.merge_contextvars]) as lines:
+        client.get("/odd/things/7", headers={"X-Request-Id": "seven"})
+        client.get("/secret/path")
+    known, unknown = (line for line in lines if line["event"] == "request")
+    assert (known["method"], known["route"], known["status"]) == ("GET", "/odd/things/{number}", 200)
+    assert known["request_id"] == "seven"
+    assert known["duration_ms"] >= 0
+    assert (unknown["route"], unknown["status"]) == ("unknown", 404)
+    assert "secret" not in str(unknown)
+
+
+def test_metrics_count_by_route_and_status(client: TestClient) -> None:
+    for path in ("/odd/things/1", "/odd/things/2", "/nowhere"):
+        client.get(path)
+    text = client.get("/metrics").text
+    assert 'stillhouse_requests_total{method="GET",route="/odd/things/{number}",status="200"} 2.0' in text
+    assert 'stillhouse_requests_total{method="GET",route="unknown",status="404"} 1.0' in text
+    assert 'stillhouse_request_seconds_count{method="GET",route="/odd/things/{number}"} 2.0' in text
+    assert 'stillhouse_jobs{status="queued"} 0.0' in text
+    assert "process_resident_memory_bytes" in text
+
+
+def test_two_applications_count_apart(open_door: Open) -> None:
+    with open_door() as one, open_door() as other:
+        one.get("/healthz")
+        assert "/healthz" not in other.get("/metrics").text

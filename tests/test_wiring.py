@@ -1,0 +1,52 @@
+"""What the URLs in the settings mean."""
+
+from pathlib import Path
+
+import pytest
+
+from app.errors import Misconfigured
+from app.ports.blobs import FileBlobs
+from app.ports.queue import LocalQueue
+from app.settings import Settings
+from app.wiring import assemble, database_url
+
+
+def test_relative_paths_count_from_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    parts = assemble(Settings())
+    monkeypatch.chdir("/")
+    assert isinstance(parts.blobs, FileBlobs)
+    assert isinstance(parts.queue, LocalQueue)
+    blob = parts.blobs.put([b"here"])
+    with parts.sessions.write():
+        pass
+    assert (tmp_path / "data" / "blobs" / "sha256" / blob.sha256[:2] / blob.sha256).read_bytes() == b"here"
+    assert parts.sessions.engine.url.database == str(tmp_path / "data" / "stillhouse.db")
+    parts.close()
+
+
+def test_a_postgres_url_stays_as_it_is() -> None:
+    url = "postgresql+psycopg://user:secret@db/stillhouse"
+    assert database_url(Settings(database_url=url)) == url
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"database_url": "no-url"},
+        {"database_url": "sqlite://"},
+        {"database_url": "sqlite:///:memory:"},
+        {"database_url": "mysql://secret@db/x"},
+        {"database_url": "postgresql://secret@db/x"},
+        {"blobs_url": "ftp://secret@host/x"},
+        {"blobs_url": "file://"},
+        {"queue_url": "amqp://secret@host"},
+    ],
+)
+def test_a_url_that_means_nothing_is_refused_with_what_would(changes: dict[str, str], tmp_path: Path) -> None:
+    sound = {"database_url": f"sqlite:///{tmp_path}/x.db", "blobs_url": f"file://{tmp_path}/blobs"}
+    with pytest.raises(Misconfigured, match="it reads") as caught:
+        assemble(Settings(**sound | changes, work_dir=tmp_path))  # type: ignore[arg-type]
+    assert "secret" not in caught.value.detail
