@@ -75,8 +75,7 @@ def test_adding_a_loss_is_one_new_file(service: Callable[..., Client], tmp_path:
 
 
 def _faults(client: Client, loss: dict[str, object]) -> list[str]:
-    """Where planning a job with this loss finds fault with the loss; other parts of the job are wrong too."""
-    answer = client.post("/v1/jobs/plan", json=SPEC | {"losses": [loss]})
-    assert answer.status_code == 422
-    pointers = [fault["pointer"].replace("/tvd", "") for fault in answer.json()["errors"]]
+    """Where planning a job with this loss finds fault with the loss."""
+    answer = client.post("/v1/jobs/plan", json=SPEC | {"losses": [loss]}).json()
+    pointers = [fault["pointer"] for fault in answer.get("errors", [])]
     return [pointer for pointer in pointers if pointer.startswith("/losses")]
