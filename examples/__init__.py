@@ -1,0 +1,1 @@
+"""Programs that use Stillhouse as anybody would: over HTTP."""
