@@ -7,14 +7,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from types import ModuleType
 
-from fastapi import Depends, FastAPI
+from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 
 import app.api
 from app.api import problems
-from app.api.dependencies import principal
 from app.api.front_door import FrontDoor
+from app.api.lock import LockedRoute
 from app.api.strict_json import StrictRoute
 from app.api.telemetry import Telemetry
 from app.db import migrate
@@ -64,10 +64,10 @@ def _modules_with_router() -> Iterator[ModuleType]:
 def _mount(application: FastAPI, module: ModuleType) -> None:
     """Behind the lock, unless the module says that it is public; whoever forgets to think of it is safe."""
     for route in module.router.routes:
-        if isinstance(route, APIRoute):
-            route.__class__ = StrictRoute  # a router's author need not know of it, nor can forget it
-    lock = [] if getattr(module, "public", False) else [Depends(principal)]
-    application.include_router(module.router, dependencies=lock)
+        if not isinstance(route, APIRoute):
+            raise TypeError(f"{module.__name__}: {route} would stand before the lock")
+        route.__class__ = StrictRoute if getattr(module, "public", False) else LockedRoute
+    application.include_router(module.router)
 
 
 @asynccontextmanager

@@ -12,6 +12,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from sqlalchemy import update
 from sqlalchemy.exc import IntegrityError
@@ -66,6 +67,7 @@ def trust_loopback(headers: Mapping[str, str]) -> Principal:
     return TRUSTED
 
 
+@lru_cache(256)
 def is_loopback(hostname: str) -> bool:
     """Whether a host name or address can only mean this machine."""
     if hostname.lower() == "localhost":

@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import pytest
 import structlog
-from fastapi import APIRouter, Body, FastAPI, Form, Request
+from fastapi import APIRouter, Body, FastAPI, Form, Request, Response
 from fastapi.routing import APIRoute, iter_route_contexts
 from fastapi.testclient import TestClient
 from pydantic import BaseModel, ConfigDict, SecretStr
 from sqlalchemy.exc import OperationalError
+from starlette.routing import Route
 
 import app.main
 from app.catalog.spec import JobSpec
@@ -161,8 +162,21 @@ def test_without_keys_every_route_but_two_refuses_another_host(settings: Setting
             assert response.status_code == (200 if path in ("/healthz", "/readyz") else 403), path
 
 
-def test_the_lock_comes_before_the_parameters(client: TestClient) -> None:
-    assert client.get("/odd/things/x", headers={"Host": "evil.example"}).status_code == 403
+def test_the_lock_comes_before_parameters_and_bodies(client: TestClient) -> None:
+    headers = {"Host": "evil.example", "Content-Type": "text/plain"}
+    assert client.get("/odd/things/x", headers=headers).status_code == 403
+    assert client.post("/odd/notes", content=b"{", headers=headers).status_code == 403
+    assert client.post("/odd/forms", content=b"{", headers=headers).status_code == 403
+
+
+def test_a_route_that_cannot_be_locked_is_not_mounted(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = types.ModuleType("odd")
+    odd.router = APIRouter(routes=[Route("/hole", lambda request: Response())])  # type: ignore[attr-defined]
+    monkeypatch.setattr(app.main, "_modules_with_router", lambda: [odd])
+    with pytest.raises(TypeError, match="before the lock"):
+        create_app(settings)
 
 
 # ---- errors with one face
