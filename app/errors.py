@@ -199,7 +199,11 @@ class ExportFailed(JobFailure):
 
 
 class ExportMismatch(JobFailure):
-    code, title, blame = "export_mismatch", "An exported file does not compute what the student computes", "platform"
+    code, title, blame = (
+        "export_mismatch",
+        "An exported file does not compute what the student computes",
+        "platform",
+    )
 
 
 class Poison(JobFailure):

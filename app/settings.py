@@ -17,22 +17,36 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="STILLHOUSE_", extra="ignore", frozen=True)
 
-    database_url: str = Field("sqlite:///data/stillhouse.db", description="sqlite:///PATH or postgresql+psycopg://...")
-    blobs_url: str = Field("file://data/blobs", description="file://PATH or s3://BUCKET/PREFIX (keys: AWS_* variables)")
-    queue_url: str = Field("local://", description="local:// (a thread in the API process) or redis://... (Celery)")
+    database_url: str = Field(
+        "sqlite:///data/stillhouse.db", description="sqlite:///PATH or postgresql+psycopg://..."
+    )
+    blobs_url: str = Field(
+        "file://data/blobs", description="file://PATH or s3://BUCKET/PREFIX (keys: AWS_* variables)"
+    )
+    queue_url: str = Field(
+        "local://", description="local:// (a thread in the API process) or redis://... (Celery)"
+    )
     work_dir: Path = Field(Path("data/work"), description="scratch space of jobs, uploads and served models")
 
     host: str = Field("127.0.0.1", description="address to listen on; any but loopback needs a key")
     port: Annotated[int, Field(ge=0, le=65535)] = Field(8000, description="0 takes a free port")
-    bootstrap_key: SecretStr | None = Field(None, description="the first API key, sh_ID_SECRET; turns keys on")
+    bootstrap_key: SecretStr | None = Field(
+        None, description="the first API key, sh_ID_SECRET; turns keys on"
+    )
     log_format: str = Field("console", pattern="^(console|json)$", description="console or json")
 
     slots: PositiveInt = Field(1, description="jobs that one worker process runs at once")
-    accelerators: tuple[str, ...] = Field(("cpu",), description='what this worker offers, as JSON: ["cpu", "cuda"]')
+    accelerators: tuple[str, ...] = Field(
+        ("cpu",), description='what this worker offers, as JSON: ["cpu", "cuda"]'
+    )
     threads: PositiveInt = Field(os.cpu_count() or 1, description="CPU threads of one training process")
-    lease_s: PositiveFloat = Field(60.0, description="seconds after which a silent worker's job is taken over")
+    lease_s: PositiveFloat = Field(
+        60.0, description="seconds after which a silent worker's job is taken over"
+    )
     poll_s: PositiveFloat = Field(2.0, description="seconds between two looks for work that nobody rang for")
-    max_no_progress: PositiveInt = Field(3, description="attempts without progress before a job counts as poison")
+    max_no_progress: PositiveInt = Field(
+        3, description="attempts without progress before a job counts as poison"
+    )
 
     max_json_bytes: PositiveInt = Field(32 * MIB, description="largest JSON or image body")
     max_upload_bytes: PositiveInt = Field(4 * GIB, description="largest upload, before and after unpacking")
@@ -40,7 +54,9 @@ class Settings(BaseSettings):
     max_archive_ratio: PositiveInt = Field(200, description="most bytes that one archived byte may become")
     max_pixels: PositiveInt = Field(64_000_000, description="most pixels of one image")
     max_intake_s: PositiveFloat = Field(600.0, description="seconds that the profiling of an upload may take")
-    max_intake_bytes: PositiveInt = Field(4 * GIB, description="memory that the profiling of an upload may take")
+    max_intake_bytes: PositiveInt = Field(
+        4 * GIB, description="memory that the profiling of an upload may take"
+    )
     max_parameters: PositiveInt = Field(2_000_000_000, description="largest student, in parameters")
 
     serving_bytes: PositiveInt = Field(1 * GIB, description="memory for loaded students")
@@ -52,7 +68,9 @@ class Settings(BaseSettings):
         return self.queue_url.startswith("local:")
 
     def environment(self) -> dict[str, str]:
-        """The same settings as environment variables, for a child process; without the key, which it has no use for."""
+        """The same settings as environment variables, for a child process, which has no use for the key."""
         values = self.model_dump(mode="json", exclude={"bootstrap_key"}, exclude_none=True)
-        texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()}
+        texts = {
+            name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()
+        }
         return {f"STILLHOUSE_{name.upper()}": text for name, text in texts.items()}

@@ -93,9 +93,7 @@ def _failure(error: Exception) -> StillhouseError:
     if isinstance(error, StillhouseError):
         return error
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return OutOfMemory(
-            "The device ran out of memory: order a smaller batch_size or student."
-        )
+        return OutOfMemory("The device ran out of memory: order a smaller batch_size or student.")
     return JobFailure("Something broke in the worker. Its log has the details, under this job's id.")
 
 

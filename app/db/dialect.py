@@ -10,11 +10,12 @@ from sqlalchemy.sql.functions import FunctionElement
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 TERMINAL = ("succeeded", "failed", "cancelled")
+ENDED = ", ".join(f"'{status}'" for status in TERMINAL)  # in SQL
 _SQLITE_FORMAT = "%Y-%m-%d %H:%M:%S.%f"
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """An aware UTC moment; on SQLite a text of fixed width, so that comparison by text is comparison by time."""
+    """An aware UTC moment; on SQLite a text of fixed width, so that text compares as time does."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -37,7 +38,7 @@ class UtcTime(TypeDecorator[datetime]):
 
 
 class db_now(FunctionElement[datetime]):  # noqa: N801  (it reads as the SQL function that it is)
-    """The database's own clock, `offset_s` seconds from now. Postgres' now() is the transaction's start, so not that one."""
+    """The database's own clock, `offset_s` seconds from now; Postgres' now() is the transaction's start."""
 
     type = UtcTime()
     inherit_cache = True
@@ -62,16 +63,15 @@ def now() -> datetime:
 
 
 def create_triggers(connection: Connection) -> None:
-    """Terminal jobs never change; events never change. Every migration ends with this: batch mode drops SQLite's triggers."""
+    """Ended jobs and events never change. Each migration ends with this: batch mode drops SQLite's."""
     for statement in _TRIGGERS[connection.dialect.name]:
         connection.execute(text(statement))
 
 
-_ENDED = ", ".join(f"'{status}'" for status in TERMINAL)
 _TRIGGERS = {
     "sqlite": [
         "DROP TRIGGER IF EXISTS jobs_terminal_immutable",
-        f"CREATE TRIGGER jobs_terminal_immutable BEFORE UPDATE ON jobs WHEN OLD.status IN ({_ENDED}) "
+        f"CREATE TRIGGER jobs_terminal_immutable BEFORE UPDATE ON jobs WHEN OLD.status IN ({ENDED}) "
         "BEGIN SELECT RAISE(ABORT, 'a terminal job never changes'); END",
         "DROP TRIGGER IF EXISTS events_append_only",
         "CREATE TRIGGER events_append_only BEFORE UPDATE ON events "
@@ -82,8 +82,9 @@ _TRIGGERS = {
         "$$ BEGIN RAISE EXCEPTION '% rows never change here', TG_TABLE_NAME; END $$",
         "DROP TRIGGER IF EXISTS jobs_terminal_immutable ON jobs",
         f"CREATE TRIGGER jobs_terminal_immutable BEFORE UPDATE ON jobs FOR EACH ROW "
-        f"WHEN (OLD.status IN ({_ENDED})) EXECUTE FUNCTION refuse_change()",
+        f"WHEN (OLD.status IN ({ENDED})) EXECUTE FUNCTION refuse_change()",
         "DROP TRIGGER IF EXISTS events_append_only ON events",
-        "CREATE TRIGGER events_append_only BEFORE UPDATE ON events FOR EACH ROW EXECUTE FUNCTION refuse_change()",
+        "CREATE TRIGGER events_append_only BEFORE UPDATE ON events FOR EACH ROW "
+        "EXECUTE FUNCTION refuse_change()",
     ],
 }

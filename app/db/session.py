@@ -11,13 +11,14 @@ from sqlalchemy.orm import Session
 
 WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)  # older WAL can corrupt with several writers
 BUSY_TIMEOUT_MS = 30_000
+POOL: dict[str, Any] = {"pool_size": 16, "max_overflow": 32}  # more than the 40 threads that answer requests
 
 
 class Sessions:
-    """Opens sessions on one database. `write()` commits when its block ends well and rolls back when it does not."""
+    """Opens sessions on one database. `write()` commits when its block ends well, else it rolls back."""
 
     def __init__(self, url: str) -> None:
-        self.engine = _sqlite_engine(url) if url.startswith("sqlite") else create_engine(url, pool_size=16, max_overflow=24)
+        self.engine = _sqlite_engine(url) if url.startswith("sqlite") else create_engine(url, **POOL)
         writing = self.engine.execution_options(stillhouse_write=True)
         self._read, self._write = self.engine, writing
 
@@ -29,7 +30,7 @@ class Sessions:
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """One transaction; on SQLite it takes the write lock at once, so that two writers queue up instead of failing."""
+        """One transaction; on SQLite it takes the write lock at once, so that writers queue up."""
         with Session(self._write, expire_on_commit=False) as session, session.begin():
             yield session
 
@@ -41,7 +42,7 @@ def _sqlite_engine(url: str) -> Engine:
     database = make_url(url).database
     if database:
         Path(database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, pool_size=16, max_overflow=32)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, **POOL)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -1,7 +1,7 @@
 """The rows. Whoever wants to know the truth about a job, a model or a dataset reads it here."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
@@ -18,7 +18,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from app.db.dialect import UtcTime, db_now
+from app.db.dialect import ENDED, UtcTime, db_now
 
 Json = dict[str, Any]
 
@@ -33,7 +33,13 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map = {datetime: UtcTime, Json: JSON, list[Any]: JSON, str: String(255), float: Float(53)}
+    type_annotation_map: ClassVar = {
+        datetime: UtcTime,
+        Json: JSON,
+        list[Any]: JSON,
+        str: String(255),
+        float: Float(53),
+    }
 
 
 class Project(Base):
@@ -58,7 +64,7 @@ class Key(Base):
 
 
 class Dataset(Base):
-    """One immutable version of a named dataset. `files` maps a split to its Parquet blob {sha256, size, rows}."""
+    """One immutable version of a named dataset. `files` maps a split to its Parquet {sha256, size, rows}."""
 
     __tablename__ = "datasets"
     __table_args__ = (UniqueConstraint("project_id", "name", "version"),)
@@ -87,7 +93,7 @@ class Model(Base):
 
 
 class ModelVersion(Base):
-    """One immutable checkpoint, imported or distilled. `digest` is the manifest's: the sha256 of its list of files."""
+    """One immutable checkpoint, imported or distilled. `digest` is the sha256 of its manifest."""
 
     __tablename__ = "model_versions"
     __table_args__ = (UniqueConstraint("model_id", "version"),)
@@ -104,7 +110,9 @@ class ModelVersion(Base):
     input: Mapped[Json]  # catalog.base.Input
     preprocessing: Mapped[Json]
     gives: Mapped[list[Any]]  # what it can show a loss: logits, features, attentions
-    details: Mapped[Json]  # format-specific: config.json of a Hugging Face folder; input, output and kind of an ONNX file
+    details: Mapped[
+        Json
+    ]  # by format: a Hugging Face folder's config.json; an ONNX file's input, output and kind
     parameters: Mapped[int] = mapped_column(BigInteger)
     size: Mapped[int] = mapped_column(BigInteger)  # bytes
     files: Mapped[list[Any]]  # [{path, sha256, size}], sorted by path
@@ -124,15 +132,15 @@ class Alias(Base):
 
 
 class Job(Base):
-    """The job. `status` is written by services.jobs alone; `attempt` is the fencing token; `version` moves at every change."""
+    """Only services.jobs writes `status`; `attempt` is the fencing token; `version` counts the changes."""
 
     __tablename__ = "jobs"
     __table_args__ = (
-        CheckConstraint("status IN ('queued', 'running', 'paused', 'succeeded', 'failed', 'cancelled')", name="status"),
+        CheckConstraint(f"status IN ('queued', 'running', 'paused', {ENDED})", name="status"),
         CheckConstraint("desired IN ('run', 'pause', 'cancel', 'finish')", name="desired"),
         CheckConstraint("(status = 'running') = (lease_owner IS NOT NULL)", name="lease_owner"),
         CheckConstraint("(status = 'running') = (lease_expires_at IS NOT NULL)", name="lease_expires_at"),
-        CheckConstraint("(status IN ('succeeded', 'failed', 'cancelled')) = (ended_at IS NOT NULL)", name="ended_at"),
+        CheckConstraint(f"(status IN ({ENDED})) = (ended_at IS NOT NULL)", name="ended_at"),
         CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error"),
         CheckConstraint("status <> 'succeeded' OR output_version_id IS NOT NULL", name="output"),
         CheckConstraint("attempt >= 0 AND version >= 1 AND last_seq >= 0", name="counters"),
@@ -145,7 +153,7 @@ class Job(Base):
     parent_id: Mapped[str | None]
     task: Mapped[str]
     spec: Mapped[Json] = mapped_column(JSON)  # as it was sent
-    resolved: Mapped[Json]  # catalog.resolved.Resolved: every default, every pin
+    resolved: Mapped[Json]  # catalog.spec.Resolved: every default, every pin
     spec_digest: Mapped[str] = mapped_column(String(64))
 
     status: Mapped[str] = mapped_column(String(16), default="queued")
@@ -162,7 +170,7 @@ class Job(Base):
     deadline_at: Mapped[datetime | None]
     interruptions: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)
-    no_progress: Mapped[int] = mapped_column(default=0)  # attempts in a row that got no further than one before them
+    no_progress: Mapped[int] = mapped_column(default=0)  # attempts in a row that got no further
     phases_done: Mapped[int] = mapped_column(default=0)  # most phases that any attempt completed
 
     phases: Mapped[list[Any]]
@@ -189,12 +197,15 @@ class JobLabel(Base):
 
 
 class JobReference(Base):
-    """What a job points at, so that nothing in use is deleted and `?model=` can filter."""
+    """What a job points at, so that nothing in use is deleted and `?model=` can filter.
+
+    role: teacher, train, validation, test or unlabeled.
+    """
 
     __tablename__ = "job_references"
     job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
-    target_id: Mapped[str] = mapped_column(primary_key=True, index=True)  # a dataset's or a model version's id
-    role: Mapped[str] = mapped_column(String(16), primary_key=True)  # teacher | train | validation | test | unlabeled
+    target_id: Mapped[str] = mapped_column(primary_key=True, index=True)  # of a dataset or a model version
+    role: Mapped[str] = mapped_column(String(16), primary_key=True)
 
 
 class Event(Base):
@@ -223,7 +234,7 @@ class MetricPoint(Base):
 
 
 class Signals(Base):
-    """A teacher's stored answers, found again by `key`: teacher digest, dataset digest, preprocessing and dtype."""
+    """A teacher's stored answers, found again by `key`: digests of teacher and data, preprocessing, dtype."""
 
     __tablename__ = "signals"
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
@@ -234,7 +245,7 @@ class Signals(Base):
 
 
 class Idempotency(Base):
-    """An accepted POST, by the key its client gave; the same key with another body is refused for 24 hours."""
+    """An accepted POST, by its client's key; for 24 hours the same key with another body is refused."""
 
     __tablename__ = "idempotency"
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)

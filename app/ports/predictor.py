@@ -9,9 +9,9 @@ if TYPE_CHECKING:
 
 class Predictor(Protocol):
     def logits(self, sha256: str, inputs: "NDArray[np.float32]") -> "NDArray[np.float32]":
-        """logits (B, C) of a normalized batch (B, ...), by the exported ONNX file with this sha256, loaded once and kept.
+        """logits (B, C) of a normalized batch (B, ...), by the exported ONNX file with this sha256.
 
-        Raises ModelNotReady when the file cannot be loaded. Blocks; call it from a thread.
+        The file is loaded once and kept. Raises ModelNotReady when it cannot be loaded. Blocks; call it from a thread.
         """
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The bell: it says that there is work, never which. A lost or doubled ring changes nothing, for the row is the truth."""
+"""The bell: it says that there is work, never which. A lost or doubled ring changes nothing."""
 
 import queue
 import threading
@@ -60,7 +60,9 @@ class CeleryQueue:
     def _send(self) -> None:
         while (job_id := self._rings.get()) is not None:
             try:
-                self._celery.send_task(TASK, args=[job_id], expires=EXPIRES_S, retry=False, ignore_result=True)
+                self._celery.send_task(
+                    TASK, args=[job_id], expires=EXPIRES_S, retry=False, ignore_result=True
+                )
             except Exception:
                 log.warning("the broker did not take the ring", job_id=job_id, exc_info=True)
 
@@ -68,7 +70,11 @@ class CeleryQueue:
 BROKER_MANNERS = {
     "accept_content": ["json"],
     "broker_connection_retry_on_startup": True,
-    "broker_transport_options": {"socket_timeout": 10.0, "socket_connect_timeout": 5.0, "socket_keepalive": True},
+    "broker_transport_options": {
+        "socket_timeout": 10.0,
+        "socket_connect_timeout": 5.0,
+        "socket_keepalive": True,
+    },
     "result_backend": None,
     "task_acks_late": False,
     "task_ignore_result": True,
