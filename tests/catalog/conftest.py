@@ -1,4 +1,4 @@
-"""Small tensors gain nothing from threads, and on a busy machine threads that wait for each other cost much."""
+"""Small tensors gain nothing from threads; on a busy machine threads that wait for each other cost much."""
 
 import torch
 
