@@ -11,7 +11,7 @@ class Predictor(Protocol):
     def logits(self, sha256: str, inputs: "NDArray[np.float32]") -> "NDArray[np.float32]":
         """logits (B, C) of a normalized batch (B, ...), by the exported ONNX file with this sha256.
 
-        The file is loaded once and kept. Raises ModelNotReady when it cannot be. Blocks; call it from a thread.
+        The file is loaded once and kept. Blocks; call it from a thread. Raises ModelNotReady.
         """
 
     def close(self) -> None:
