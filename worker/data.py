@@ -1,4 +1,4 @@
-"""From canonical Parquet to arrays that batches are gathered from: encoded once, memory-mapped, in bounded memory."""
+"""From canonical Parquet to the arrays that batches are gathered from, encoded once, in bounded memory."""
 
 import hashlib
 import itertools

@@ -1,4 +1,4 @@
-"""What one attempt says of itself while it works: phases, progress, metric points, notes. All of it under its fencing token."""
+"""What one attempt says of itself while it works, all of it under its fencing token."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 from torch import nn
 
 from app.db.tables import Project
@@ -14,6 +15,7 @@ from tests.worker.workshop import PROJECT, Workshop, taught
 @pytest.fixture(scope="session")
 def expert() -> nn.Module:
     """A perceptron with two layers of 64 that knows the digits."""
+    torch.set_num_threads(1)  # these tests are too small for more
     return taught((64, 64), steps=150)
 
 

@@ -18,13 +18,13 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 from app.catalog.architectures.mlp import MLP
-from app.catalog.base import Column, Input
+from app.catalog.base import Input
 from app.catalog.spec import JobSpec, PinnedData, PinnedModel, Resolved, ResolvedData
 from app.catalog.tasks.tabular_classification import Feature, Preprocessing
 from app.db.ids import new_id
 from app.db.tables import Dataset, Job, ModelVersion
 from app.ports.parts import Parts
-from app.services import jobs, models, submission
+from app.services import jobs, models
 from app.services.models import Checkpoint
 from worker.run import run
 
@@ -93,7 +93,8 @@ class Workshop:
             blob = self.parts.blobs.put_file(path)
             files.append({"path": path.name, "sha256": blob.sha256, "size": blob.size})
         fields: dict[str, Any] = {
-            "source": "import", "format": "mlp", "family": "mlp", "task": "tabular_classification", "labels": DIGITS,
+            "source": "import", "format": "mlp", "family": "mlp", "labels": DIGITS,
+            "task": "tabular_classification",
             "input": {"modality": "vector", "shape": [64]}, "preprocessing": TABULAR.model_dump(mode="json"),
             "gives": ["logits"], "details": {}, "parameters": 1, "files": files,
         }  # fmt: skip
@@ -110,8 +111,13 @@ class Workshop:
 
     def submit(self, resolved: Resolved) -> Job:
         """A job that a first attempt owns."""
+        queued = Job(
+            id=new_id("job"), project_id=PROJECT, name="", task=resolved.spec.task.kind, spec={},
+            spec_digest="0" * 64,
+            resolved=resolved.model_dump(mode="json"), phases=[], progress={}, usage={}, artifacts=[],
+        )  # fmt: skip
         with self.parts.sessions.write() as session:
-            submission.submit(session, PROJECT, resolved, sent={}, digest="0" * 64)
+            session.add(queued)
         with self.parts.sessions.write() as session:
             job = jobs.claim(session, "test", ("cpu",), 600.0)
         assert job is not None
@@ -142,8 +148,10 @@ def pinned(name: str, version: ModelVersion, **changes: Any) -> PinnedModel:
     return PinnedModel(**fields | changes)
 
 
-def order(teachers: Sequence[PinnedModel], train: PinnedData, *, spec: Mapping[str, Any], **data: Any) -> Resolved:
-    """A resolved order over digits; `spec` is laid over the smallest one, `data` over holdout and nothing else."""
+def order(
+    teachers: Sequence[PinnedModel], train: PinnedData, *, spec: Mapping[str, Any], **data: Any
+) -> Resolved:
+    """A resolved order over digits; spec: what it says beyond the smallest order; data: beyond a holdout."""
     whole = {
         "task": {"kind": "tabular_classification"},
         "teachers": [{"model": teacher.reference} for teacher in teachers],

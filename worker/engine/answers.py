@@ -1,7 +1,8 @@
 """What teachers answer to the rows of a file, and the key under which it is found again.
 
-Raw logits, before any temperature, in the teacher's own order of classes. A teacher sees batches of one fixed size, cut from the file
-as it lies, so its answers do not depend on who asked first or in which order rows are learned.
+Raw logits, before any temperature, in the teacher's own order of classes. A teacher sees batches of one fixed
+size, cut from the file as it lies, so its answers do not depend on who asked or in which order rows are
+learned.
 """
 
 from collections.abc import Callable, Sequence
@@ -50,7 +51,8 @@ def ask(
     path: Path,
     told: Callable[[int], None],
 ) -> None:
-    """Writes the answers to all encoded rows to `path`, a float32 array (N, the teacher's classes). told: rows done, now and then."""
+    """Writes the answers to all encoded rows, (N, the teacher's classes) in float32. told: how many rows are
+    done."""
     array = np.lib.format.open_memmap(path, "w+", np.float32, (len(encoded), len(teacher.labels)))
     for start in range(0, len(encoded), BATCH):
         rows = torch.from_numpy(encoded[start : start + BATCH])
@@ -68,19 +70,22 @@ def check(teacher: "PinnedModel", logits: "NDArray[np.float32]") -> None:
     """Raises TeacherLoadFailed unless there is one finite logit a class."""
     if logits.shape[-1] != len(teacher.labels):
         raise TeacherLoadFailed(
-            f"The teacher {teacher.reference} answers with {logits.shape[-1]} numbers a row, but it was imported with "
-            f"{len(teacher.labels)} labels. Import it again with its own labels."
+            f"The teacher {teacher.reference} answers with {logits.shape[-1]} numbers a row, but was "
+            "imported "
+            f"with {len(teacher.labels)} labels. Import it again with its own labels."
         )
     if not np.isfinite(logits).all():
         raise TeacherLoadFailed(
-            f"The teacher {teacher.reference} answers some rows with NaN or infinity. Save it in float32 and import it again."
+            f"The teacher {teacher.reference} answers some rows with NaN or infinity. "
+            "Save it in float32 and import it again."
         )
 
 
 def aligned(
     teachers: "Sequence[PinnedModel]", parts: "Sequence[Sequence[NDArray[np.float32]]]", path: Path
 ) -> "NDArray[np.float32]":
-    """(N, K, C): the answers of all K teachers in the job's order of labels. parts[k]: those of teacher k, file after file."""
+    """(N, K, C): the answers of all K teachers in the job's order of labels. parts[k]: teacher k's, file
+    after file."""
     rows = sum(map(len, parts[0]))
     array = np.lib.format.open_memmap(path, "w+", np.float32, (rows, len(teachers), len(teachers[0].order)))
     for k, (teacher, answers) in enumerate(zip(teachers, parts, strict=True)):

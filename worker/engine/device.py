@@ -49,11 +49,11 @@ def choose(
     precision: Literal["auto", "float32", "bfloat16"],
     threads: int,
 ) -> Device:
-    """The device that was ordered. `auto` takes a GPU where there is one, and bfloat16 where a GPU is built for it."""
+    """The device that was ordered; `auto` takes a GPU, and bfloat16 where the GPU is built for it."""
     torch.set_num_threads(threads)
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise NoSuchDevice(
-            'This worker has no CUDA device: order resources.accelerator "auto", or start a worker that has one.'
+            'This worker has no CUDA device: order resources.accelerator "auto", or start one that has.'
         )
     kind = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
     built_for_bfloat16 = kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
@@ -62,7 +62,8 @@ def choose(
 
 
 class Rows:
-    """An array whose rows are gathered by number: on the device where it fits, else memory-mapped and sent batch by batch."""
+    """An array whose rows are gathered by number; it lies on the device where it fits, else it is sent in
+    batches."""
 
     def __init__(self, array: "NDArray[Any]", device: Device) -> None:
         self._device = device.on

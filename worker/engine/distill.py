@@ -1,4 +1,4 @@
-"""The training loop, from top to bottom. The student learns from stored answers; the control is taught by the same loop."""
+"""The training loop, from top to bottom. Student and control are taught by the same one."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ Ended = Literal["epochs", "early_stopping", "user"]
 
 @dataclass(frozen=True)
 class Lesson:
-    """What a student is taught with. `rows` are the positions of its training rows in inputs, labels and answers."""
+    """What a student is taught with. rows: positions of its training rows in inputs, labels and answers."""
 
     terms: Sequence[Loss]
     rows: "NDArray[np.int64]"
@@ -81,7 +81,7 @@ def distill(
     watch: Watch,
     finish: threading.Event,
 ) -> Trained:
-    """Trains `student` in place until its epochs are over, its validation metric stands still, or `finish` is set.
+    """Trains `student` until its epochs are over, its validation metric stands still, or `finish` is set.
 
     Raises NumericDivergence, naming the terms, before a loss that is no finite number moves the optimizer.
     """
@@ -122,19 +122,20 @@ def distill(
             sums += values.detach()
             step, samples = step + 1, samples + len(index)
             watch.step(step, total, epoch, samples)
-            if step - read_at == LOG_STEPS or step % epoch_steps == 0:
+            enough = finish.is_set()
+            if enough or step - read_at == LOG_STEPS or step % epoch_steps == 0:
                 watch.reading("train", step, objective.reading(sums / (step - read_at), weights))
                 sums, read_at = torch.zeros_like(weights), step
-            if finish.is_set():
+            if enough:
                 break
         measured = lesson.validate(student)
         watch.reading("validation", step, measured)
         if best.replaced_by(student, step, measured):
             watch.best(step, lesson.metric, measured[lesson.metric])
-        if finish.is_set() or best.stale >= patience:
+        if enough or best.stale >= patience:
             break
 
-    ended: Ended = "epochs" if step == total else "user" if finish.is_set() else "early_stopping"
+    ended: Ended = "epochs" if step == total else "user" if enough else "early_stopping"
     return Trained(
         best.state, best.metrics, best.step, step, total, time.monotonic() - started, samples, ended
     )
@@ -142,7 +143,8 @@ def distill(
 
 @dataclass
 class _Best:
-    """The best weights so far. Equal metrics are told apart by log loss or KL; only a better metric counts against standing still."""
+    """The best weights so far. Equal metrics are told apart by log loss or KL, which does not end a
+    standstill."""
 
     metric: str
     stale: int = 0  # epochs since the metric last improved

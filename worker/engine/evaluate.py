@@ -1,4 +1,5 @@
-"""The sixth phase: teachers, student and control answer the report's rows, once, and are compared over the same rows."""
+"""The sixth phase: teachers, student and control answer the report's rows, once, and are compared over
+them."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,8 @@ def _diagnose(order: Order, findings: Findings) -> None:
     if of_teacher <= of_other:
         order.journal.warn(
             "teacher_no_better_than_student",
-            f"The teacher's {metric} is {of_teacher:.4f}, the {other}'s {of_other:.4f}: there was little to learn from it. "
+            f"The teacher's {metric} is {of_teacher:.4f}, the {other}'s {of_other:.4f}: there was little "
+            "to learn. "
             "Take a better teacher, or a smaller student.",
             teacher=of_teacher,
             other=of_other,

@@ -1,4 +1,5 @@
-"""The seventh phase: the student is written in every ordered format, opened again, compared with torch and measured."""
+"""The seventh phase: the student is written in every format, opened again, compared with torch and
+measured."""
 
 import time
 from collections.abc import Callable
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     Run = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 COMPARED_ROWS = 512  # of the report's rows, at most
-CALIBRATION_ROWS = 512  # of the training rows, at most
 BATCHES = (1, 32)
 MEASURED_S = 1.0  # a batch size, after warm-up
 WARM_UPS, MOST_RUNS = 5, 300
@@ -40,7 +40,8 @@ class Latency(Frozen):
 
 @dataclass(frozen=True)
 class Exported:
-    """One format. difference: the largest of a logit from torch; agreement: share of rows with the same first choice as torch.
+    """One format. difference: the largest of a logit from torch. agreement: share of rows with torch's first
+    choice.
 
     latency: empty before it is measured.
     """
@@ -60,7 +61,7 @@ def export(order: Order, material: Material, student: nn.Module) -> list[Exporte
     encoded = material.tables.laid_end_to_end(split, order.task, order.preprocessing)
     rows = np.ascontiguousarray(order.normalize(encoded[split.rows[:COMPARED_ROWS]]))
     calibration = material.tables.laid_end_to_end(material.training, order.task, order.preprocessing)
-    chosen = np.random.default_rng(order.seed).permutation(material.training.rows)[:CALIBRATION_ROWS]
+    chosen = np.random.default_rng(order.seed).permutation(material.training.rows)[: _sample_rows(order)]
     exported = write_all(
         order, student, order.normalize(calibration[np.sort(chosen)]), rows, order.folder / "export"
     )
@@ -77,7 +78,7 @@ def export(order: Order, material: Material, student: nn.Module) -> list[Exporte
 def write_all(
     order: Order, student: nn.Module, sample: "Array", rows: "Array", folder: Path
 ) -> list[Exported]:
-    """Every format, written and opened again. student: on the CPU, in eval mode. sample: for tracing and calibration."""
+    """Every format, opened again. student: on the CPU, in eval mode. sample: for tracing and calibration."""
     folder.mkdir(parents=True, exist_ok=True)
     spec = order.resolved.spec
     bundle = Bundle(
@@ -94,6 +95,10 @@ def write_all(
     return [_written(form, bundle, folder, rows, wanted) for form in spec.exports]
 
 
+def _sample_rows(order: Order) -> int:
+    return max(form.sample_rows() for form in order.resolved.spec.exports)
+
+
 def _written(form: Export, bundle: Bundle, folder: Path, rows: "Array", wanted: "Array") -> Exported:
     try:
         files = form.write(bundle, folder)
@@ -101,12 +106,14 @@ def _written(form: Export, bundle: Bundle, folder: Path, rows: "Array", wanted: 
         found = run(rows)
     except (RuntimeError, ValueError, TypeError) as error:
         raise ExportFailed(
-            f"The student cannot be written as {form.kind}. Order the job without this export, or with another student family."
+            f"The student cannot be written as {form.kind}. "
+            "Order the job without this export, or with another student family."
         ) from error
     difference = float(np.abs(found - wanted).max())
     if form.tolerance is not None and not difference <= form.tolerance:
         raise ExportMismatch(
-            f"The {form.kind} file differs from the trained student by {difference:.2g} in a logit; {form.tolerance:.0e} is allowed. "
+            f"The {form.kind} file differs from the student by {difference:.2g} in a logit, allowed is "
+            f"{form.tolerance:.0e}. "
             "Order the job without this export, or with another student family."
         )
     agreement = float((found.argmax(-1) == wanted.argmax(-1)).mean())

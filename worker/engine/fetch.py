@@ -1,4 +1,7 @@
-"""The second phase: what is needed comes into the job's folder, verified by sha256. Teachers whose answers are stored stay away."""
+"""The second phase: what is needed comes into the job's folder, verified by sha256.
+
+A teacher whose answers are all stored is not needed.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +19,7 @@ from worker.engine.validate import Order
 class Material:
     """What the job works on.
 
-    pins: its data files, each once. answers: by teacher and data file, where the teacher's answers lie or will lie.
+    pins: its data files, each once. answers: by teacher and data file, where the answers lie or will lie.
     awaited: those of them that no job has stored yet.
     """
 

@@ -1,7 +1,8 @@
-"""How good logits are, against labels and against a teacher. Values come from scikit-learn, the resampling from scipy.
+"""How good logits are, against labels and against a teacher: values by scikit-learn, resampling by scipy.
 
-One bootstrap draws row numbers for all columns at once, so every difference between two columns is a paired one. A metric is a
-function of sums over rows, and the sums over all resamples are one matrix product.
+One bootstrap draws row numbers for all columns at once, so every difference between two columns is a paired
+one.
+A metric is a function of sums over rows, and the sums over all resamples are one matrix product.
 """
 
 from collections.abc import Mapping, Sequence
@@ -87,9 +88,10 @@ def score(
     resamples: int,
     seed: int,
 ) -> dict[str, Scored]:
-    """Every column's metrics over the same rows. teacher: the column that the others' agreement and KL look at.
+    """Every column's metrics over the same rows. teacher: the column that agreement and KL look at.
 
-    labels: (n,), or None where no row has one; then agreement and KL are all that can be said. names: of the C classes.
+    labels: (n,), or None where no row has one: then agreement and KL are all that is given. names: of the
+    classes.
     """
     sums = {
         name: _Sums(z, labels, None if name == teacher else columns[teacher]) for name, z in columns.items()
@@ -112,7 +114,7 @@ def difference(a: Scored, b: Scored) -> dict[str, Interval]:
 
 
 def gap_recovered(student: Scored, control: Scored, teacher: Scored, metric: str) -> Interval | None:
-    """(student - control) / (teacher - control); None where the interval of the divisor does not exclude 0."""
+    """(student - control) / (teacher - control); None where the divisor's interval does not exclude 0."""
     gap = difference(teacher, control)[metric]
     if not gap.excludes_zero:
         return None
@@ -143,7 +145,7 @@ def _classes(logits: "Array", labels: "Array", names: Sequence[str], drawn: "Arr
 
 
 class _Sums:
-    """One column's rows as matrices whose products with a resample's row counts (n, R) give its metrics (R,)."""
+    """One column's rows as matrices; their products with the counts of rows (n, R) give its metrics (R,)."""
 
     def __init__(self, logits: "Array", labels: "Array | None", teacher: "Array | None") -> None:
         self.n, self._classes = logits.shape
@@ -178,11 +180,12 @@ class _Sums:
 
 
 def _resampled(sums: Mapping[str, _Sums], resamples: int, seed: int) -> "dict[str, dict[str, Array]]":
-    """Each column's metrics over each resample, (R,); `f1` is (C, R). Empty arrays where there is only one row."""
+    """Each column's metrics over each resample, (R,), and `f1`, (C, R); R is 0 where there is only one
+    row."""
     n = next(iter(sums.values())).n
     layout: list[tuple[str, str, int]] = []
 
-    def statistic(drawn: "Array", axis: int = -1) -> "Array":
+    def statistic(drawn: "Array", axis: int = -1) -> "Array":  # noqa: ARG001  (scipy gives it)
         draws = len(drawn)
         cells = (drawn * draws + np.arange(draws)[:, None]).ravel()
         counts = np.bincount(cells, minlength=n * draws).reshape(n, draws).astype(np.float32)

@@ -39,7 +39,8 @@ class Objective:
         ]
 
     def at(self, epoch: int) -> tuple[list[Term], list[float], Tensor]:
-        """Terms, the temperature that each reads its teachers at (1 without one), and weights, with every schedule a number."""
+        """Terms, the temperature that each reads its teachers at (1: has none), and weights; schedules are
+        numbers."""
         forms = [form.at(epoch) for form in self._forms]
         terms = [
             at if term is form else term
@@ -49,7 +50,8 @@ class Objective:
         return terms, temperatures, torch.tensor([float(form.weight) for form in forms], device=self._device)
 
     def reading(self, means: Tensor, weights: Tensor) -> dict[str, float]:
-        """Each term's mean by name, without its weight, and their weighted sum as `loss`. Waits for the device."""
+        """Each term's mean by name, without its weight, and the weighted sum as `loss`. Waits for the
+        device."""
         return {"loss": float(means @ weights), **dict(zip(self.names, means.tolist(), strict=True))}
 
     def diverged(self, values: Tensor, step: int) -> NumericDivergence:
@@ -57,6 +59,6 @@ class Objective:
         broken = [f"{name} = {value}" for name, value in named if not math.isfinite(value)]
         what = ", ".join(broken) or "the weighted sum of the losses"
         return NumericDivergence(
-            f"At step {step} this loss was no finite number: {what}. The weights of that step were not changed. "
+            f"At step {step} this loss was no finite number: {what}. The weights were not changed by it. "
             "Lower training.optimizer.lr, add training.schedule.warmup_steps, or set training.clip_norm."
         )

@@ -1,4 +1,5 @@
-"""The third phase: one real batch goes through everything that the job will do. What can fail fails in the first minute."""
+"""The third phase: one real batch goes through all that the job will do. What can fail fails in the first
+minute."""
 
 import threading
 from functools import partial
@@ -28,7 +29,8 @@ TRACED_ROWS = 8
 
 
 def preflight(order: Order, material: Material) -> None:
-    """Teachers, student, every loss, backward, a step of the optimizer, evaluation, every export: on copies that are thrown away."""
+    """Teachers, student, losses, backward, a step, evaluation, every export: on a student that is thrown
+    away."""
     spec, pin = order.resolved.spec, order.resolved.data.train
     encoded = material.tables.sample(pin, order.task, order.preprocessing, spec.training.batch_size)
     heard = np.stack(
@@ -69,7 +71,8 @@ def _heard(order: Order, material: Material, teacher: PinnedModel, rows: int) ->
         except (RuntimeError, ValueError, TypeError) as error:
             shape = " x ".join(map(str, encoded.shape[1:]))
             raise TeacherLoadFailed(
-                f"The teacher {teacher.reference} cannot take rows of {shape}, which is what its preprocessing makes. "
+                f"The teacher {teacher.reference} cannot take the rows of {shape} that its preprocessing "
+                "makes. "
                 "Import it again with the preprocessing that it was trained with."
             ) from error
     return open_rows(path)[:rows, teacher.order]
@@ -89,7 +92,8 @@ def _check_student(order: Order, student: nn.Module, encoded: "NDArray[Any]") ->
         raise
     except (RuntimeError, ValueError, TypeError) as error:
         raise ShapeMismatch(
-            f"The student ({family}) cannot take a batch of {len(encoded)} rows of {shape}. Order fewer stages, a larger input or larger batches.",
+            f"The student ({family}) cannot take a batch of {len(encoded)} rows of {shape}. "
+            "Order fewer stages, a larger input or larger batches.",
             Fault(
                 "/student/architecture",
                 "shape_mismatch",

@@ -1,4 +1,4 @@
-"""The report: what the student is worth, with the evidence. report.json is this form; markdown.py says the same to people."""
+"""The report: what the student is worth, with the evidence. report.json is this form."""
 
 import platform
 from importlib.metadata import version
@@ -19,7 +19,8 @@ Json = dict[str, Any]
 
 
 class Column(Frozen):
-    """One of those that are compared, over n rows. classes: worst first. parameters: 0 where nobody can count them."""
+    """One of those that are compared, over n rows. classes: worst first. parameters: 0 where they cannot be
+    counted."""
 
     name: str
     about: str
@@ -50,7 +51,8 @@ class Run(Frozen):
 
 
 class ExportRow(Frozen):
-    """difference: the largest of a logit from the trained student; agreement: share of rows with the same first choice.
+    """difference: the largest of a logit from the student's. agreement: share of rows with the student's
+    first choice.
 
     size: bytes of its files. runtime: what the latency was measured in. tolerance: null for a lossy format.
     """
@@ -67,7 +69,8 @@ class ExportRow(Frozen):
 
 
 class Report(Frozen):
-    """metric: the one that the verdict is about. split: whose rows were answered; labeled: whether they have labels."""
+    """metric: what the verdict is about. split: whose rows were answered. labeled: whether they have
+    labels."""
 
     object: Literal["report"] = "report"
     job: str
@@ -133,7 +136,9 @@ def verdict(order: Order, findings: Findings) -> str:
     """One sentence, which reads the bounds of the intervals and not the values alone."""
     student, metric = findings.columns["student"].metrics, order.task.metric
     if not findings.labeled:
-        return f"The student agrees with the teacher on {student['agreement'].value:.1%} of {findings.rows} unlabeled rows (one seed; rows only)."
+        agreement = student["agreement"].value
+        what = f"{agreement:.1%} of {findings.rows} unlabeled rows"
+        return f"The student agrees with the teacher on {what} (one seed; rows only)."
     whom = {"teacher": "the teacher", "ensemble": "the ensemble of its teachers", "control": "the control"}
     said = [
         _against(findings.differences["student", other][metric], whom[other])
@@ -166,12 +171,12 @@ def _about(order: Order, name: str) -> Json:
     if name == "ensemble":
         about = f"{order.resolved.spec.ensemble} of {len(teachers)} teachers"
         return {"about": about, "parameters": sum(teacher.parameters for teacher in teachers)}
-    about = {
+    students = {
         "student_before": "the student before any training",
         "control": "the same student and steps without the teacher, on the labeled rows alone",
         "student": "the distilled student",
     }
-    return {"about": about[name], "parameters": order.resolved.parameters}
+    return {"about": students[name], "parameters": order.resolved.parameters}
 
 
 def _run(run: Trained) -> Run:
@@ -208,7 +213,8 @@ def _notes(material: Material, findings: Findings, taught: Taught) -> list[str]:
     ]
     if material.report.name == "validation":
         notes.append(
-            "There is no test set: these are the validation rows, which chose the best step, so the student looks a little too good."
+            "There is no test set: these are the validation rows, which chose the best step, "
+            "so the student looks a little too good."
         )
     else:
         notes.append("The test set was read once, after everything was decided.")

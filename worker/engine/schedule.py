@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def make_optimizer(form: "AdamW | SGD", parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
-    """The optimizer that was ordered, in its fused form: one pass over the weights instead of one an operation."""
+    """The optimizer that was ordered, fused: one pass over the weights instead of one an operation."""
     if form.kind == "adamw":
         betas = (form.beta1, form.beta2)
         return torch.optim.AdamW(
@@ -43,7 +42,7 @@ def learning_rate(schedule: "LearningRateSchedule", peak: float, step: int, tota
 
 
 def steps_of(rows: int, batch_size: int) -> int:
-    """Optimizer steps of an epoch of so many rows. A last batch of one row is left out: batch norm cannot take it."""
+    """Optimizer steps of an epoch. A last batch of one row is left out: batch norm cannot take it."""
     whole, rest = divmod(rows, batch_size)
     return max(whole + (rest > 1), 1)
 
@@ -51,7 +50,8 @@ def steps_of(rows: int, batch_size: int) -> int:
 def batches(
     rows: "NDArray[np.int64]", epoch_rows: int, batch_size: int, chance: tuple[int, int]
 ) -> Iterator[Tensor]:
-    """An epoch's batches of row positions, a pure function of chance = (seed, epoch); `rows` again and again if they are fewer."""
+    """An epoch's batches of positions, a pure function of chance = (seed, epoch); too few rows come around
+    again."""
     generator = np.random.default_rng(chance)
     rounds = [generator.permutation(rows) for _ in range(math.ceil(epoch_rows / len(rows)))]
     order = torch.from_numpy(np.concatenate(rounds)[:epoch_rows])

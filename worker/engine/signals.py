@@ -1,4 +1,5 @@
-"""The fourth phase: every teacher answers every row once; the answers are stored, and read by every later job that needs the same."""
+"""The fourth phase: every teacher answers every row once, and every later job that needs the same reads
+it."""
 
 from functools import partial
 from itertools import groupby
@@ -22,7 +23,7 @@ DISAGREES = (
 
 
 def signals(order: Order, material: Material) -> "dict[str, NDArray[np.float32]]":
-    """The teachers' raw logits (N, K, C) by the name of the split, at the positions of its rows, in the job's order of labels."""
+    """The teachers' raw logits (N, K, C) by the name of the split, in the job's order of labels."""
     _tell(order, material)
     rows, done = sum(pin.rows for _, pin in material.awaited), 0
     for teacher, pairs in groupby(material.awaited, key=lambda pair: pair[0]):
@@ -88,8 +89,10 @@ def _check_labels(order: Order, training: Split, known: "NDArray[np.float32]") -
         if accuracy < DISAGREES * chance:
             order.journal.warn(
                 "teacher_labels_disagree",
-                f"{teacher.reference} is right on {accuracy:.1%} of the {len(rows)} labeled training rows, where guessing is right on "
-                f"{chance:.1%}. Its labels are probably in another order than its logits: import it again with `labels` put right.",
+                f"{teacher.reference} is right on {accuracy:.1%} of the {len(rows)} labeled training "
+                "rows; guessing is "
+                f"right on {chance:.1%}. Its labels probably stand in another order than its logits: "
+                "import it again with `labels` put right.",
                 teacher=teacher.reference,
                 accuracy=accuracy,
             )

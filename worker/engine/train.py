@@ -92,7 +92,7 @@ def control_lesson(lesson: Lesson, training: Split) -> Lesson:
 def validator(
     inputs: Rows, split: Split, heard: "Array", normalize: Callable[[Any], Any]
 ) -> Callable[[nn.Module], Metrics]:
-    """Measures a student on the split, or raises NumericDivergence. heard: the teachers' logits, row for row."""
+    """Measures a student, or raises NumericDivergence. heard: the teachers' logits, row for row."""
     labels = split.labels[split.rows] if len(split.labeled) else None
 
     def validate(student: nn.Module) -> Metrics:
@@ -133,7 +133,8 @@ def _diagnose(order: Order, lesson: Lesson, watch: "_JobWatch") -> None:
         if len(weighted) > 1 and total and value / total > DOMINATES:
             order.journal.warn(
                 "loss_term_dominates",
-                f"{name} was {value / total:.1%} of the weighted loss at first, so the other terms hardly count. "
+                f"{name} was {value / total:.1%} of the weighted loss at first: the other terms hardly "
+                "count. "
                 "Lower its weight.",
                 term=name,
                 share=value / total,
@@ -142,7 +143,8 @@ def _diagnose(order: Order, lesson: Lesson, watch: "_JobWatch") -> None:
     if losses and losses[-1] > OVERFITS * min(losses):
         order.journal.warn(
             "overfitting",
-            f"The validation log loss ended at {losses[-1]:.4f} after {min(losses):.4f}. The best step was kept; "
+            f"The validation log loss rose from {min(losses):.4f} to {losses[-1]:.4f}. The best step was "
+            "kept; "
             "train for fewer epochs, or add unlabeled rows.",
             lowest=min(losses),
             last=losses[-1],

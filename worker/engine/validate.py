@@ -66,6 +66,7 @@ def _check_order(reference: str, order: list[int], labels: int, outputs: int) ->
     """Each of the job's labels has a place of its own among the teacher's logits."""
     if len(order) != labels or len(set(order)) != labels or not all(0 <= place < outputs for place in order):
         raise TeacherLoadFailed(
-            f"The teacher {reference} has {outputs} logits, which do not stand for the job's {labels} labels one to one. "
+            f"The teacher {reference} has {outputs} logits, which are not the job's {labels} labels one "
+            "to one. "
             "Import it again with its labels in the order of its logits, and plan the job again."
         )

@@ -1,0 +1,279 @@
+"""The loop against plain torch, and what stops it."""
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from app.catalog.architectures.mlp import MLP
+from app.catalog.base import Batch, Context, Input, Loss, Outputs
+from app.catalog.losses.cross_entropy import CrossEntropy
+from app.catalog.losses.kd import KD
+from app.catalog.losses.logit_mse import LogitMSE
+from app.catalog.spec import EarlyStopping, Training
+from app.errors import NumericDivergence
+from tests.worker.workshop import DIGITS, digits
+from worker.data import Split
+from worker.engine.device import Device, Rows, seed_everything
+from worker.engine.distill import Lesson, Trained, distill
+from worker.engine.ensemble import combination
+from worker.engine.metrics import truth_metrics
+from worker.engine.schedule import batches, learning_rate, steps_of
+from worker.engine.teachers import as_answer
+from worker.engine.train import control_lesson
+
+CPU = Device(torch.device("cpu"), torch.float32)
+TERMS: list[Loss] = [KD(temperature=4.0, weight=0.9), CrossEntropy(weight=0.1)]
+X, Y = digits()
+FEATURES = ((X - 8) / 6).astype(np.float32)[:400]
+LABELS = Y[:400].astype(np.int64)
+
+
+class Notes:
+    """A watch that keeps what it is told, and may act at a step."""
+
+    def __init__(self, at_step: Callable[[int], None] = lambda step: None) -> None:
+        self.readings: list[tuple[str, int, dict[str, float]]] = []
+        self.at_step = at_step
+
+    def step(self, step: int, total: int, epoch: int, samples: int) -> None:
+        self.at_step(step)
+
+    def reading(self, split: Literal["train", "validation"], step: int, values: dict[str, float]) -> None:
+        self.readings.append((split, step, values))
+
+    def best(self, step: int, metric: str, value: float) -> None:
+        pass
+
+
+def student(hidden: int = 16) -> nn.Module:
+    seed_everything(7)
+    return MLP(hidden_sizes=(hidden,), dropout=0.1).build(Input(modality="vector", shape=(64,)), DIGITS)
+
+
+def lesson(expert: nn.Module, **changes: Any) -> Lesson:
+    """The first 320 digits to learn from, 80 to be measured on."""
+    answers = as_answer(expert)(torch.from_numpy(FEATURES)).numpy()[:, None]
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        with torch.no_grad():
+            logits = module.eval()(torch.from_numpy(FEATURES[320:])).logits.numpy()
+        return truth_metrics(logits, LABELS[320:])
+
+    made = Lesson(
+        terms=TERMS,
+        rows=np.arange(320),
+        epoch_rows=320,
+        inputs=Rows(FEATURES, CPU),
+        labels=Rows(LABELS, CPU),
+        answers=Rows(answers, CPU),
+        combine=combination(None, [1.0], CPU.on),
+        normalize=lambda batch: batch,
+        validate=validate,
+        metric="accuracy",
+    )
+    return replace(made, **changes)
+
+
+def teach(module: nn.Module, taught_with: Lesson, training: Training, notes: Notes | None = None) -> Trained:
+    finish = threading.Event()
+    return distill(module, taught_with, training, device=CPU, watch=notes or Notes(), finish=finish)
+
+
+def test_cached_answers_give_the_weights_of_a_plain_loop_that_runs_the_teacher_every_step(
+    expert: nn.Module,
+) -> None:
+    training = Training(epochs=3, batch_size=64, seed=7)
+    cached = student()
+    teach(cached, lesson(expert), training)
+
+    plain = student().train()
+    optimizer = torch.optim.AdamW(plain.parameters(), lr=0.001, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=15)
+    for epoch in range(3):
+        order = np.random.default_rng((7, epoch)).permutation(320)
+        for start in range(0, 320, 64):
+            rows = order[start : start + 64]
+            x, y = torch.from_numpy(FEATURES[rows]), torch.from_numpy(LABELS[rows])
+            with torch.no_grad():
+                taught = expert(x).logits
+            logits = plain(x).logits
+            kd = nn.functional.kl_div(
+                (logits / 4).log_softmax(-1), (taught / 4).softmax(-1), reduction="batchmean"
+            )
+            optimizer.zero_grad()
+            (0.9 * 16 * kd + 0.1 * nn.functional.cross_entropy(logits, y)).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+        plain.eval()
+        plain.train()
+
+    for name, tensor in plain.state_dict().items():
+        torch.testing.assert_close(cached.state_dict()[name], tensor, rtol=0, atol=1e-5)
+
+
+def test_the_same_order_gives_the_same_weights_bit_for_bit(expert: nn.Module) -> None:
+    training = Training(epochs=2, batch_size=50, seed=3)
+    first, second = (teach(student(), lesson(expert), training) for _ in range(2))
+    assert all(torch.equal(first.state[name], tensor) for name, tensor in second.state.items())
+    assert first.best == second.best
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "more"),
+    [
+        ({"kind": "sgd", "lr": 0.1, "nesterov": True}, {}),
+        ({"kind": "adamw", "lr": 0.01}, {"clip_norm": 1.0, "precision": "bfloat16"}),
+    ],
+)
+def test_every_optimizer_lowers_the_loss(expert: nn.Module, optimizer: Any, more: dict[str, Any]) -> None:
+    notes = Notes()
+    training = Training.model_validate({"epochs": 4, "batch_size": 32, "optimizer": optimizer, **more})
+    half = Device(torch.device("cpu"), torch.bfloat16 if "precision" in more else torch.float32)
+    distill(student(), lesson(expert), training, device=half, watch=notes, finish=threading.Event())
+    losses = [values["loss"] for split, _, values in notes.readings if split == "train"]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_each_term_is_read_by_its_name_and_the_loss_is_their_weighted_sum(expert: nn.Module) -> None:
+    notes = Notes()
+    terms = [KD(weight=0.5), KD(temperature=1.0, weight=0.25), LogitMSE(weight=2.0)]
+    teach(student(), lesson(expert, terms=terms), Training(epochs=1, batch_size=64), notes)
+    split, step, values = notes.readings[0]
+    assert (split, step) == ("train", 5)
+    assert list(values) == ["loss", "kd", "kd_2", "logit_mse"]
+    assert values["loss"] == pytest.approx(
+        0.5 * values["kd"] + 0.25 * values["kd_2"] + 2 * values["logit_mse"]
+    )
+
+
+def test_a_loss_that_is_no_number_is_named_before_the_optimizer_moves(expert: nn.Module) -> None:
+    module = student()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    answers = np.full((400, 1, 10), np.inf, np.float32)
+    with pytest.raises(NumericDivergence, match=r"step 0 .*kd = nan\. ") as raised:
+        teach(module, lesson(expert, answers=Rows(answers, CPU)), Training(epochs=1))
+    assert "cross_entropy" not in raised.value.detail
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def test_early_stopping_ends_when_the_metric_stands_still_and_keeps_the_best_step(expert: nn.Module) -> None:
+    accuracies = iter([0.3, 0.6, 0.5, 0.6, 0.4, 0.9])
+    states: list[Tensor] = []
+
+    def validate(module: nn.Module) -> dict[str, float]:
+        states.append(next(module.parameters()).detach().clone())
+        return {"accuracy": next(accuracies), "log_loss": 1.0}
+
+    training = Training(epochs=6, batch_size=64, early_stopping=EarlyStopping(patience=3))
+    trained = teach(student(), lesson(expert, validate=validate), training)
+    assert (trained.stopped_by, trained.steps, trained.total_steps, trained.best_step) == (
+        "early_stopping",
+        25,
+        30,
+        10,
+    )
+    assert torch.equal(next(iter(trained.state.values())), states[1])
+
+
+def test_equal_metrics_are_told_apart_by_log_loss(expert: nn.Module) -> None:
+    losses = iter([0.5, 0.4, 0.45])
+    trained = teach(
+        student(),
+        lesson(expert, validate=lambda _: {"accuracy": 0.5, "log_loss": next(losses)}),
+        Training(epochs=3, batch_size=64),
+    )
+    assert trained.best == {"accuracy": 0.5, "log_loss": 0.4}
+    assert trained.stopped_by == "epochs"
+
+
+def test_a_lower_log_loss_is_better(expert: nn.Module) -> None:
+    losses = iter([0.5, 0.4, 0.45])
+    changes: dict[str, Any] = {"validate": lambda _: {"log_loss": next(losses)}, "metric": "log_loss"}
+    assert teach(student(), lesson(expert, **changes), Training(epochs=3, batch_size=64)).best_step == 10
+
+
+def test_finish_is_honored_between_two_steps_and_the_weights_so_far_are_measured(expert: nn.Module) -> None:
+    finish = threading.Event()
+    notes = Notes(lambda step: finish.set() if step == 7 else None)
+    training = Training(epochs=9, batch_size=64)
+    trained = distill(student(), lesson(expert), training, device=CPU, watch=notes, finish=finish)
+    assert (trained.stopped_by, trained.steps) == ("user", 7)
+    assert trained.best_step in (5, 7)
+    assert [step for split, step, _ in notes.readings if split == "validation"] == [5, 7]
+
+
+def test_the_control_takes_as_many_steps_on_its_few_labeled_rows(expert: nn.Module) -> None:
+    labels = LABELS.copy()
+    labels[30:] = -100
+    whole = lesson(expert, labels=Rows(labels, CPU))
+    training = Split("training", (), np.arange(320), labels)
+    alone = control_lesson(whole, training)
+    assert (alone.answers, [term.kind for term in alone.terms]) == (None, ["cross_entropy"])
+    spec = Training(epochs=2, batch_size=64)
+    taught, control = teach(student(), whole, spec), teach(student(), alone, spec)
+    assert control.steps == taught.steps == 10
+    seen = torch.cat(list(batches(alone.rows, alone.epoch_rows, 64, (0, 0))))
+    assert sorted(set(seen.tolist())) == list(range(30))
+    assert len(seen) == 320
+
+
+class Scaled(nn.Module):
+    """A loss with a learned part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, outputs: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        assert outputs.logits is not None
+        return (self.scale * outputs.logits - 1).square().mean()
+
+
+class Learned(Loss):
+    kind: Literal["learned"] = "learned"
+    module: Any = None
+
+    def build(self, context: Context) -> Scaled:
+        assert context.rows == 320
+        return self.module  # type: ignore[no-any-return]
+
+
+def test_what_a_loss_learns_is_trained_and_never_leaves_with_the_student(expert: nn.Module) -> None:
+    module = Scaled()
+    trained = teach(
+        student(), lesson(expert, terms=[Learned(module=module)]), Training(epochs=1, batch_size=64)
+    )
+    assert module.scale.item() != 1.0
+    assert not any("scale" in name for name in trained.state)
+
+
+def test_the_order_of_rows_is_a_function_of_seed_and_epoch() -> None:
+    rows = np.arange(100, 200)
+    first, again, next_epoch = (torch.cat(list(batches(rows, 100, 32, (5, epoch)))) for epoch in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, next_epoch)
+    assert sorted(first.tolist()) == sorted(next_epoch.tolist()) == rows.tolist()
+
+
+@pytest.mark.parametrize(("rows", "steps"), [(128, 2), (129, 2), (130, 3), (1, 1), (64, 1)])
+def test_a_last_batch_of_one_row_is_left_out(rows: int, steps: int) -> None:
+    assert steps_of(rows, 64) == steps == len(list(batches(np.arange(rows), rows, 64, (0, 0))))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rates"),
+    [
+        ("cosine", [0.5, 1, 1, 0.75, 0.25]),
+        ("linear", [0.5, 1, 1, 2 / 3, 1 / 3]),
+        ("constant", [0.5, 1, 1, 1, 1]),
+    ],
+)
+def test_the_rate_rises_in_a_line_and_falls_as_ordered(kind: Any, rates: list[float]) -> None:
+    schedule = Training.model_validate({"schedule": {"kind": kind, "warmup_steps": 2}}).schedule
+    assert [learning_rate(schedule, 1.0, step, 5) for step in range(5)] == pytest.approx(rates)

@@ -1,0 +1,64 @@
+"""What an attempt writes about itself, and how often."""
+
+import pytest
+from sqlalchemy import select
+from torch import nn
+
+from app.db.tables import Event, MetricPoint
+from app.errors import LeaseLost
+from app.services import jobs
+from tests.worker.workshop import Workshop, digits, order, table
+from worker.journal import Journal
+
+X, Y = digits()
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_progress_is_written_at_most_once_a_second_and_points_wait_for_it(
+    workshop: Workshop, expert: nn.Module
+) -> None:
+    rows = workshop.data(table(X[:20], Y[:20]))
+    job = workshop.submit(order([workshop.perceptron(expert, (64, 64))], rows, spec={}))
+    clock = Clock()
+    journal = Journal(workshop.parts.sessions, job.id, job.attempt, clock)
+    with journal.phase("train"):
+        for step in range(1, 31):
+            clock.now = step / 10  # three seconds
+            journal.points("train", step, {"loss": 1 / step})
+            journal.progress(step / 30, step=step, total_steps=30)
+        journal.best("accuracy", 0.5, 30)
+    with workshop.parts.sessions.read() as session:
+        told = list(
+            session.scalars(select(Event).where(Event.job_id == job.id, Event.type == "phase.progress"))
+        )
+        assert len(list(session.scalars(select(MetricPoint).where(MetricPoint.job_id == job.id)))) == 30
+    assert len(told) == 4  # at 0.1, 1.1, 2.1 and at the end
+    after = workshop.look(job)
+    assert after.best == {"metric": "accuracy", "value": 0.5, "step": 30}
+    assert next(phase for phase in after.phases if phase["name"] == "train")["status"] == "succeeded"
+
+
+def test_a_warning_is_an_event_of_its_own(workshop: Workshop, expert: nn.Module) -> None:
+    rows = workshop.data(table(X[:20], Y[:20]))
+    job = workshop.submit(order([workshop.perceptron(expert, (64, 64))], rows, spec={}))
+    Journal(workshop.parts.sessions, job.id, job.attempt).warn("overfitting", "Stop earlier.", last=2.0)
+    with workshop.parts.sessions.read() as session:
+        warning = session.scalars(select(Event).where(Event.job_id == job.id, Event.type == "warning")).one()
+    assert (warning.level, warning.message) == ("warning", "Stop earlier.")
+    assert warning.data == {"kind": "overfitting", "last": 2.0}
+
+
+def test_an_attempt_that_lost_its_job_cannot_write(workshop: Workshop, expert: nn.Module) -> None:
+    rows = workshop.data(table(X[:20], Y[:20]))
+    job = workshop.submit(order([workshop.perceptron(expert, (64, 64))], rows, spec={}))
+    journal = Journal(workshop.parts.sessions, job.id, job.attempt)
+    with workshop.parts.sessions.write() as session:
+        jobs.yield_(session, job.id, job.attempt)
+    with pytest.raises(LeaseLost):
+        journal.note("still here")

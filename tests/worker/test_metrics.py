@@ -1,0 +1,133 @@
+"""Values by hand or by scikit-learn, and intervals that mean what they say."""
+
+import time
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score, precision_score, recall_score
+
+from worker.engine.metrics import difference, gap_recovered, imitation_metrics, score, truth_metrics
+
+NAMES = ["a", "b", "c", "d"]
+
+
+def drawn(n: int, skill: dict[str, float], classes: int = 4) -> tuple[dict[str, NDArray[Any]], NDArray[Any]]:
+    """Logits of columns of different skill about the same rows."""
+    chance = np.random.default_rng(0)
+    labels = chance.integers(0, classes, n)
+    noise = chance.normal(size=(n, classes))
+    logits = {
+        name: (noise + chance.normal(size=(n, classes)) + better * np.eye(classes)[labels]).astype(np.float32)
+        for name, better in skill.items()
+    }
+    return logits, labels
+
+
+def test_metrics_by_hand() -> None:
+    logits = np.log(np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.7, 0.3]]))
+    metrics = truth_metrics(logits, np.array([0, 1, 1, 0]))
+    assert metrics["accuracy"] == 0.75
+    assert metrics["macro_recall"] == 0.75
+    assert metrics["macro_precision"] == pytest.approx((2 / 3 + 1) / 2)
+    assert metrics["macro_f1"] == pytest.approx((0.8 + 2 / 3) / 2)
+    assert metrics["log_loss"] == pytest.approx(-np.log([0.9, 0.4, 0.8, 0.7]).mean())
+    assert metrics["ece"] == pytest.approx((0.1 + 0.6 + 0.2 + 0.3) / 4)  # four bins of one row each
+
+
+def test_imitation_by_hand() -> None:
+    teacher, student = (
+        np.log(np.array([[0.75, 0.25], [0.5, 0.5]])),
+        np.log(np.array([[0.5, 0.5], [0.25, 0.75]])),
+    )
+    metrics = imitation_metrics(student, teacher)
+    assert metrics["agreement"] == 0.5
+    kl = [0.75 * np.log(1.5) + 0.25 * np.log(0.5), 0.5 * np.log(2) + 0.5 * np.log(2 / 3)]
+    assert metrics["kl"] == pytest.approx(np.mean(kl))
+
+
+def test_a_resample_of_the_rows_gives_what_scikit_learn_says_of_it() -> None:
+    logits, labels = drawn(60, {"teacher": 3.0, "student": 1.0})
+    scored = score(logits, labels, NAMES, teacher="teacher", resamples=100, seed=4)["student"]
+    rows = np.random.default_rng(4).integers(0, 60, (100, 60))[17]
+    predicted, truth = logits["student"][rows].argmax(-1), labels[rows]
+    assert scored.drawn["accuracy"][17] == pytest.approx((predicted == truth).mean())
+    for name, function in {
+        "macro_f1": f1_score,
+        "macro_precision": precision_score,
+        "macro_recall": recall_score,
+    }.items():
+        assert scored.drawn[name][17] == pytest.approx(
+            function(truth, predicted, average="macro", zero_division=0)
+        )
+    of_resample = truth_metrics(logits["student"][rows], truth)
+    assert scored.drawn["log_loss"][17] == pytest.approx(of_resample["log_loss"], rel=1e-5)
+    assert scored.drawn["ece"][17] == pytest.approx(of_resample["ece"], rel=1e-4)
+
+
+def test_the_interval_of_an_accuracy_is_about_two_standard_errors_wide() -> None:
+    logits, labels = drawn(1000, {"teacher": 3.0, "student": 1.0})
+    accuracy = score(logits, labels, NAMES, teacher="teacher", resamples=2000, seed=0)["student"].metrics[
+        "accuracy"
+    ]
+    error = np.sqrt(accuracy.value * (1 - accuracy.value) / 1000)
+    assert accuracy.low is not None
+    assert accuracy.high is not None
+    assert accuracy.low < accuracy.value < accuracy.high
+    assert accuracy.high - accuracy.low == pytest.approx(2 * 1.96 * error, rel=0.1)
+
+
+def test_a_paired_difference_is_narrower_than_two_intervals_and_0_for_the_same_column() -> None:
+    logits, labels = drawn(500, {"teacher": 3.0, "student": 1.5})
+    logits["twin"] = logits["student"]
+    scored = score(logits, labels, NAMES, teacher="teacher", resamples=500, seed=0)
+    nothing = difference(scored["student"], scored["twin"])["accuracy"]
+    assert (nothing.value, nothing.low, nothing.high, nothing.excludes_zero) == (0.0, 0.0, 0.0, False)
+    gap = difference(scored["teacher"], scored["student"])
+    assert set(gap) == {"accuracy", "macro_precision", "macro_recall", "macro_f1", "log_loss", "ece"}
+    one = scored["student"].metrics["accuracy"]
+    assert gap["accuracy"].excludes_zero
+    assert gap["accuracy"].high - gap["accuracy"].low < 2 * (one.high - one.low)  # type: ignore[operator]
+
+
+def test_gap_recovered_is_given_only_where_teacher_and_control_differ() -> None:
+    logits, labels = drawn(800, {"teacher": 4.0, "student": 3.0, "control": 1.0})
+    scored = score(logits, labels, NAMES, teacher="teacher", resamples=300, seed=0)
+    accuracy = {name: one.metrics["accuracy"].value for name, one in scored.items()}
+    gap = gap_recovered(scored["student"], scored["control"], scored["teacher"], "accuracy")
+    assert gap is not None
+    expected = (accuracy["student"] - accuracy["control"]) / (accuracy["teacher"] - accuracy["control"])
+    assert gap.value == pytest.approx(expected)
+    assert gap_recovered(scored["student"], scored["teacher"], scored["teacher"], "accuracy") is None
+
+
+def test_classes_come_worst_first_and_only_those_that_occur() -> None:
+    logits, labels = drawn(200, {"teacher": 3.0, "student": 1.0})
+    labels[labels == 3] = 2
+    classes = score(logits, labels, NAMES, teacher="teacher", resamples=100, seed=0)["student"].classes
+    assert {one.label for one in classes} == {"a", "b", "c"}
+    assert sum(one.n for one in classes) == 200
+    assert [one.f1.value for one in classes] == sorted(one.f1.value for one in classes)
+
+
+def test_rows_without_labels_can_only_be_imitated() -> None:
+    logits, _ = drawn(50, {"teacher": 3.0, "student": 1.0})
+    scored = score(logits, None, NAMES, teacher="teacher", resamples=100, seed=0)
+    assert set(scored["student"].metrics) == {"agreement", "kl"}
+    assert scored["teacher"].metrics == {}
+
+
+def test_one_row_has_no_interval() -> None:
+    logits, labels = drawn(1, {"teacher": 3.0, "student": 1.0})
+    scored = score(logits, labels, NAMES, teacher="teacher", resamples=100, seed=0)["student"]
+    assert (scored.metrics["accuracy"].low, scored.metrics["accuracy"].high) == (None, None)
+
+
+def test_thousands_of_rows_take_seconds() -> None:
+    logits, labels = drawn(3000, {"teacher": 4.0, "before": 0.0, "control": 1.0, "student": 2.0}, classes=10)
+    started = time.process_time()
+    with warnings.catch_warnings():
+        score(logits, labels, [str(i) for i in range(10)], teacher="teacher", resamples=2000, seed=0)
+    assert time.process_time() - started < 10
