@@ -1,6 +1,7 @@
 """Jobs: planned, submitted, listed, watched, cancelled."""
 
 import json
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
@@ -15,7 +16,6 @@ from app.errors import Fault, Invalid
 from app.ports.parts import Parts
 from app.services import job_records, jobs, submission
 from app.services.job_records import Filters, Record
-from app.services.keys import Principal
 from app.services.plan import Plan, plan
 from app.services.watch import Watcher
 
@@ -101,15 +101,15 @@ async def get_job(
 
     Without `version`, `wait` waits for the next change from now on. An ended job is answered at once.
     """
-    record = await run_in_threadpool(_record, parts, principal, job_id)
-    known = record.job.version if version is None else version
-    if wait and record.job.version == known and record.job.ended_at is None:
-        watcher: Watcher = request.app.state.watcher
-        if await watcher.changed(job_id, known, wait):
-            record = await run_in_threadpool(_record, parts, principal, job_id)
-    if request.headers.get("if-none-match") == _etag(record):
-        return Response(status_code=304, headers={"ETag": _etag(record)})
-    return _answer(record, 200)
+    watcher: Watcher = request.app.state.watcher
+    seen = await _look(watcher, parts, principal.project_id, job_id)
+    known = seen.version if version is None else version
+    if wait and seen.version == known and not seen.ended and await watcher.changed(job_id, known, wait):
+        seen = await _look(watcher, parts, principal.project_id, job_id)
+    etag = f'"{seen.version}"'
+    if request.headers.get("if-none-match") == etag:
+        return Response(status_code=304, headers={"ETag": etag})
+    return Response(seen.body, headers={"ETag": etag}, media_type="application/json")
 
 
 @router.post("/{job_id}/cancel", status_code=202, response_model=JobView)
@@ -127,9 +127,36 @@ def delete_job(job_id: str, session: WriteSession, principal: PrincipalDep) -> N
     jobs.remove(session, principal.project_id, job_id)
 
 
-def _record(parts: Parts, principal: Principal, job_id: str) -> Record:
+@dataclass(frozen=True)
+class _Seen:
+    """A job at one version, as the bytes that tell of it."""
+
+    version: int
+    ended: bool
+    body: bytes
+
+
+_seen: dict[str, _Seen] = {}  # by id, the newest version that somebody asked for
+MAX_SEEN = 256
+
+
+async def _look(watcher: Watcher, parts: Parts, project_id: str, job_id: str) -> _Seen:
+    """What a job shows changes with its version only, but for a queued one's place in line."""
+    standing = await watcher.standing(project_id, job_id)
+    seen = _seen.get(job_id)
+    if seen is None or seen.version != standing.version or standing.status == "queued":
+        seen = await run_in_threadpool(_read, parts, project_id, job_id)
+        if len(_seen) >= MAX_SEEN:
+            _seen.clear()
+        _seen[job_id] = seen
+    return seen
+
+
+def _read(parts: Parts, project_id: str, job_id: str) -> _Seen:
     with parts.sessions.read() as session:
-        return job_records.get(session, principal.project_id, job_id)
+        record = job_records.get(session, project_id, job_id)
+    body = json.dumps(render(record)).encode()
+    return _Seen(record.job.version, record.job.ended_at is not None, body)
 
 
 def _answer(record: Record, status: int) -> Response:
