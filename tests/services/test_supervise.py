@@ -1,0 +1,217 @@
+"""The supervisor with real processes: a worker package of the test's own stands in for the trainer."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+
+from app.db.tables import Job, Project
+from app.ports.parts import Parts
+from app.ports.queue import LocalQueue
+from app.services import job_records, jobs, supervise
+from app.settings import Settings
+from app.wiring import assemble
+from tests import orders
+
+PATIENCE_S = 20.0
+TELL = """
+import os, pathlib, sys, time
+pathlib.Path("pid").write_text(str(os.getpid()))
+"""
+SLEEP = TELL + "time.sleep(60)"
+WAIT_FOR_WORD = TELL + 'pathlib.Path("word").write_text(sys.stdin.readline())'
+CHILD_THAT_OUTLIVES = (
+    TELL + 'import subprocess; child = subprocess.Popen(["sleep", "60"]); '
+    'pathlib.Path("grandchild").write_text(str(child.pid)); os._exit(3)'
+)
+
+
+@pytest.fixture
+def parts(settings: Settings) -> Iterator[Parts]:
+    parts = assemble(settings.model_copy(update={"lease_s": 4.0}))
+    with parts.sessions.write() as session:
+        session.add(Project(id=orders.PROJECT, name="default"))
+        session.flush()
+        orders.stock(session)
+    yield parts
+    parts.close()
+
+
+@pytest.fixture
+def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """What `python -m worker` is in this test: it runs in the test's own folder."""
+
+    def become(source: str) -> None:
+        (tmp_path / "worker").mkdir(exist_ok=True)
+        (tmp_path / "worker" / "__init__.py").touch()
+        (tmp_path / "worker" / "__main__.py").write_text(source)
+        monkeypatch.chdir(tmp_path)
+
+    return become
+
+
+def submitted(parts: Parts, **changes: object) -> str:
+    with parts.sessions.write() as session:
+        return orders.submit(session, parts.settings, **changes).id  # type: ignore[arg-type]
+
+
+def seen(parts: Parts, job_id: str) -> Job:
+    with parts.sessions.read() as session:
+        return job_records.get(session, orders.PROJECT, job_id).job
+
+
+def until(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def working(parts: Parts, stopping: threading.Event | None = None) -> threading.Thread:
+    thread = threading.Thread(target=supervise.work, args=(parts, stopping or threading.Event()))
+    thread.start()
+    return thread
+
+
+def test_a_process_that_dies_is_a_crash_and_the_job_is_tried_again_later(
+    parts: Parts, trainer: Callable[[str], None]
+) -> None:
+    trainer("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    job_id = submitted(parts)
+    supervise.work(parts, threading.Event())
+    job = seen(parts, job_id)
+    assert (job.status, job.attempt, job.failures) == ("queued", 1, 1)
+    with parts.sessions.read() as session:
+        told = [event.message for event in job_records.events(session, orders.PROJECT, job_id, 0, 100)]
+    assert "attempt 1 ended: its process was ended by SIGSEGV" in told
+
+
+def test_a_process_that_always_dies_is_poison(parts: Parts, trainer: Callable[[str], None]) -> None:
+    trainer("raise SystemExit(9)")
+    job_id = submitted(parts)
+    for _ in range(3):
+        supervise.work(parts, threading.Event())
+        with parts.sessions.write() as session:
+            session.execute(text("UPDATE jobs SET available_at = created_at WHERE status = 'queued'"))
+    job = seen(parts, job_id)
+    assert (job.status, job.attempt) == ("failed", 3)
+    assert job.error is not None
+    assert "ended with code 9" in job.error["detail"]
+
+
+def test_nothing_of_a_process_group_outlives_its_attempt(
+    parts: Parts, trainer: Callable[[str], None], tmp_path: Path
+) -> None:
+    trainer(CHILD_THAT_OUTLIVES)
+    submitted(parts)
+    supervise.work(parts, threading.Event())
+    until(lambda: not alive(int((tmp_path / "grandchild").read_text())))
+
+
+def test_a_discarded_job_is_killed_and_ends_as_cancelled(
+    parts: Parts, trainer: Callable[[str], None], tmp_path: Path
+) -> None:
+    trainer(SLEEP)
+    job_id = submitted(parts)
+    thread = working(parts)
+    until((tmp_path / "pid").exists)
+    with parts.sessions.write() as session:
+        jobs.cancel(session, orders.PROJECT, job_id, "discard")
+    thread.join(PATIENCE_S)
+    assert seen(parts, job_id).status == "cancelled"
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_a_wish_to_keep_reaches_the_process(
+    parts: Parts, trainer: Callable[[str], None], tmp_path: Path
+) -> None:
+    trainer(WAIT_FOR_WORD)
+    job_id = submitted(parts)
+    thread = working(parts)
+    until((tmp_path / "pid").exists)
+    with parts.sessions.write() as session:
+        jobs.cancel(session, orders.PROJECT, job_id, "keep")
+    thread.join(PATIENCE_S)
+    assert (tmp_path / "word").read_text() == "finish\n"
+
+
+def test_a_worker_that_stops_hands_its_job_back_without_penalty(
+    parts: Parts, trainer: Callable[[str], None], tmp_path: Path
+) -> None:
+    trainer(SLEEP)
+    job_id = submitted(parts)
+    assert isinstance(parts.queue, LocalQueue)
+    supervisor = supervise.Supervisor(parts, parts.queue.bell)
+    supervisor.start()
+    until((tmp_path / "pid").exists)
+    supervisor.stop()
+    job = seen(parts, job_id)
+    assert (job.status, job.interruptions, job.failures) == ("queued", 1, 0)
+    assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_a_supervisor_whose_lease_was_taken_kills_its_process_and_writes_nothing(
+    parts: Parts, trainer: Callable[[str], None], tmp_path: Path
+) -> None:
+    trainer(SLEEP)
+    job_id = submitted(parts)
+    stopping = threading.Event()
+    thread = working(parts, stopping)
+    until((tmp_path / "pid").exists)
+    with parts.sessions.write() as session:  # another process took this one for dead
+        session.execute(text("UPDATE jobs SET attempt = attempt + 1, lease_owner = 'somebody else'"))
+    until(lambda: not alive(int((tmp_path / "pid").read_text())))
+    stopping.set()
+    thread.join(PATIENCE_S)
+    job = seen(parts, job_id)
+    assert (job.status, job.lease_owner, job.attempt) == ("running", "somebody else", 2)
+
+
+def test_a_job_past_its_deadline_fails_and_says_so(parts: Parts, trainer: Callable[[str], None]) -> None:
+    trainer(SLEEP)
+    job_id = submitted(parts, resources={"max_runtime_s": 0.5})
+    supervise.work(parts, threading.Event())
+    job = seen(parts, job_id)
+    assert (job.status, job.error and job.error["code"]) == ("failed", "deadline")
+
+
+def test_the_lookout_takes_back_silent_jobs_and_rings_for_waiting_ones(parts: Parts) -> None:
+    assert isinstance(parts.queue, LocalQueue)
+    job_id = submitted(parts)
+    with parts.sessions.write() as session:
+        jobs.claim(session, "a worker that died", ("cpu",), 0.0)
+    supervise.look_around(parts)
+    assert (seen(parts, job_id).status, parts.queue.bell.is_set()) == ("queued", False)
+    submitted(parts)
+    supervise.look_around(parts)
+    assert parts.queue.bell.is_set()
+
+
+def test_the_real_worker_ends_when_its_pipe_closes(parts: Parts) -> None:
+    import subprocess
+    import sys
+
+    job_id = submitted(parts)
+    with parts.sessions.write() as session:
+        jobs.claim(session, "me", ("cpu",), 60.0)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker", job_id, "1"],
+        stdin=subprocess.PIPE,
+        env=os.environ | parts.settings.environment(),
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    process.stdin.close()
+    assert process.wait(PATIENCE_S) != 0
+    assert seen(parts, job_id).status == "running"  # nobody but the lease says that it is over
