@@ -11,9 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.request import urlopen
 
-from harness.load import get, put_under_load
-from harness.servers import Running, bare, embedded, service
-
 from app.catalog.spec import Resolved
 from app.db import migrate
 from app.db.dialect import now
@@ -23,6 +20,8 @@ from app.db.tables import Job
 from app.services.keys import DEFAULT_PROJECT, establish
 from app.services.transitions import PHASES
 from app.settings import Settings
+from harness.load import get, put_under_load
+from harness.servers import Running, bare, embedded, service
 
 STARTS, ROUNDS, SECONDS, CONNECTIONS = 5, 7, 2.0, 16
 

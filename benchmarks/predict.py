@@ -14,8 +14,6 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from harness.load import Load, post, put_under_load
-from harness.servers import embedded, service
 from PIL import Image
 
 from app.catalog.base import Bundle
@@ -27,6 +25,8 @@ from app.services.predictions import answer, find
 from app.serving.student import OnnxStudent
 from app.settings import Settings
 from app.wiring import assemble
+from harness.load import Load, post, put_under_load
+from harness.servers import embedded, service
 
 ROUNDS, SECONDS = 4, 2.0
 LABELS = [str(digit) for digit in range(10)]
