@@ -9,7 +9,7 @@ from types import ModuleType
 
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, request_response
 
 import app.api
 from app.api import problems
@@ -67,7 +67,8 @@ def _mount(application: FastAPI, module: ModuleType) -> None:
         if not isinstance(route, APIRoute):
             raise TypeError(f"{module.__name__}: {route} would stand before the lock")
         route.__class__ = StrictRoute if getattr(module, "public", False) else LockedRoute
-    application.include_router(module.router)
+        route.app = request_response(route.get_route_handler())
+        application.router.routes.append(route)  # include_router would match each request twice
 
 
 @asynccontextmanager
