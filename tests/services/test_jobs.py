@@ -1,6 +1,5 @@
 """The life of a job on both databases: every transition, and every race that its guards decide."""
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -21,7 +20,7 @@ PROJECT = orders.PROJECT
 
 
 @pytest.fixture
-def shop(sessions: Sessions) -> Iterator[Sessions]:
+def shop(sessions: Sessions) -> Sessions:
     with sessions.write() as session:
         orders.stock(session)
     return sessions
