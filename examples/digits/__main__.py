@@ -6,10 +6,11 @@ Everything lies in data/demo; delete that folder to begin from nothing.
 import argparse
 import base64
 import os
+import signal
 import sys
 import threading
 import uuid
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from examples.digits.service import Json, Refused
 
 FOLDER = Path("data/demo").absolute()
 STUDENT = {"kind": "resnet", "embedding_size": 16, "hidden_sizes": [16, 32], "depths": [1, 1]}
+SHOWN = 120  # every so many answers one is shown
 AGREE = 1e-4  # largest accepted difference of a probability
 
 
@@ -40,23 +42,29 @@ def main() -> int:
     transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     FOLDER.mkdir(parents=True, exist_ok=True)
+    for ending in (signal.SIGHUP, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     try:
         with nullcontext(options.url) if options.url else service.started(FOLDER) as url:
-            agree = _go(service.client(url, os.environ.get("STILLHOUSE_KEY")), options.seeds)
-            if options.keep:
+            with service.client(url, os.environ.get("STILLHOUSE_KEY")) as http:
+                agree = _go(http, options.seeds)
+            if options.keep and not options.url:
                 screen.invite(url, FOLDER / "seven.png")
-                threading.Event().wait()
+                with suppress(KeyboardInterrupt):
+                    threading.Event().wait()
             return 0 if agree else 1
     except (Refused, httpx.HTTPError) as error:
-        screen.sorry(str(error), FOLDER / "service.log")
+        screen.sorry(f"{type(error).__name__}: {error}")
         return 1
     except KeyboardInterrupt:
-        return 0 if options.keep else 130
+        return 130
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m examples.digits", description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, default=1, help="students to make, each from another seed")
+    parser.add_argument(
+        "--seeds", type=int, choices=range(1, 21), default=1, metavar="N", help="students to make, 1 to 20"
+    )
     parser.add_argument("--url", help="a running service, with STILLHOUSE_KEY if it asks for one")
     parser.add_argument("--keep", action="store_true", help="leave the service running at the end")
     return parser.parse_args()
@@ -141,7 +149,11 @@ def _distill(http: httpx.Client, spec: Json, seed: int) -> Made:
     order = spec | {"name": f"digits, seed {seed}", "training": spec["training"] | {"seed": seed}}
     key = {"Idempotency-Key": str(uuid.uuid4())}
     job = service.ask(http, "POST", "/v1/jobs", json=order, headers=key)
-    screen.follow(job, service.events(http, job["id"]))
+    try:
+        screen.follow(job, service.events(http, job["id"]))
+    except KeyboardInterrupt:  # else the next run would wait for it
+        service.ask(http, "POST", f"/v1/jobs/{job['id']}/cancel")
+        raise
     job = service.ask(http, "GET", f"/v1/jobs/{job['id']}")
     if job["status"] != "succeeded":
         error = job["error"] or {"code": job["status"], "detail": "The job did not succeed."}
@@ -182,7 +194,7 @@ def _predicted(http: httpx.Client, version: str, digits: list[Digit]) -> outside
     inputs = [base64.b64encode(digit.png).decode() for digit in digits]
     order = {"model": f"{name}@{number}", "inputs": inputs, "top_k": len(LABELS)}
     answers = service.ask(http, "POST", "/predict", json=order)["predictions"]
-    screen.answers(answers[:3], [LABELS[digit.label] for digit in digits[:3]])
+    screen.answers(answers[::SHOWN], [LABELS[digit.label] for digit in digits[::SHOWN]])
     return np.array([_in_order(answer) for answer in answers])
 
 

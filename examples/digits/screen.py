@@ -17,7 +17,7 @@ console = Console(highlight=False)
 
 def hands(dealt: dict[str, list[Digit]]) -> None:
     counts = ", ".join(f"{name} {len(digits)}" for name, digits in dealt.items())
-    console.print(f"[bold]Handwritten digits[/], each image in one hand only: {counts}")
+    console.print(f"[bold]Handwritten digits[/] no two hands hold the same one: {counts}", soft_wrap=True)
 
 
 def doing(what: str) -> AbstractContextManager[object]:
@@ -72,14 +72,17 @@ def follow(job: Json, events: Iterable[Json]) -> None:
 def report(found: Json, latencies: dict[str, tuple[float, float]]) -> None:
     """latencies: milliseconds at batch 1 and 32."""
     columns = {column["name"]: column for column in found["columns"]}
-    table = Table("", "accuracy (95 %)", "parameters", "1 image", "32 images", title=escape(found["verdict"]))
+    table = Table("", "accuracy (95 %)", "parameters", "1 image", "32 images", title="The report")
     for name in ("teacher", "control", "student"):
         times = latencies["teacher" if name == "teacher" else "student"]
         accuracy = _interval(columns[name]["metrics"]["accuracy"])
         table.add_row(name, accuracy, f"{columns[name]['parameters']:,}", *(f"{ms:.2f} ms" for ms in times))
     console.print(table)
+    console.print(escape(found["verdict"]), soft_wrap=True)
     if found["gap_recovered"]:
-        console.print(f"Gap between control and teacher recovered: {_interval(found['gap_recovered'])}")
+        console.print(
+            f"Recovered of the gap between control and teacher: {_interval(found['gap_recovered'])}"
+        )
     _exports(found["exports"])
 
 
@@ -100,7 +103,7 @@ def answers(found: Sequence[Json], truth: Sequence[str]) -> None:
         f"a {label} is called {one['label']} ({one['probability']:.1%})"
         for one, label in zip(found, truth, strict=True)
     )
-    console.print(f"[bold]POST /predict[/] {told}")
+    console.print(f"[bold]POST /predict[/] {told}", soft_wrap=True)
 
 
 def agreement(
@@ -122,8 +125,8 @@ def invite(url: str, image: Path) -> None:
     console.print(f"  {ask}", soft_wrap=True, markup=False)
 
 
-def sorry(message: str, log: Path) -> None:
-    console.print(f"[red]{escape(message)}[/]\nThe service's log: {log}", soft_wrap=True)
+def sorry(message: str) -> None:
+    console.print(f"[red]{escape(message)}[/]", soft_wrap=True)
 
 
 def _progress() -> Progress:
@@ -144,10 +147,10 @@ def _told(data: Json) -> str:
 
 
 def _exports(exports: Sequence[Json]) -> None:
-    table = Table("file", "size", "from torch", "1 image", "32 images", title="The student's files")
+    table = Table("file", "size", "same answers", "1 image", "32 images", title="The student's files")
     for one in exports:
         times = [f"{latency['p50_ms']:.2f} ms" for latency in one["latency"]]
-        table.add_row(one["kind"], f"{one['size'] / 1024:,.0f} KiB", f"{one['difference']:.1e}", *times)
+        table.add_row(one["kind"], f"{one['size'] / 1024:,.0f} KiB", f"{one['agreement']:.1%}", *times)
     console.print(table)
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,13 @@ def started(folder: Path) -> Iterator[str]:
         "STILLHOUSE_LOG_FORMAT": "json",
     }
     with log.open("w") as file:
-        process = subprocess.Popen([sys.executable, "-m", "app"], env=foreign | own, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "app"],
+            env=foreign | own,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,  # so that Ctrl-C ends it only after its job was cancelled
+        )
     try:
         yield _address(process, log)
     finally:
@@ -62,7 +68,8 @@ def events(http: httpx.Client, job_id: str) -> Iterator[Json]:
     seen = 0
     while True:
         headers = {"Accept": "text/event-stream", "Last-Event-ID": str(seen)}
-        with http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as response:
+        broken = suppress(httpx.ReadError, httpx.ReadTimeout, httpx.RemoteProtocolError)
+        with broken, http.stream("GET", f"/v1/jobs/{job_id}/events", headers=headers) as response:
             if response.is_error:
                 response.read()
                 _checked(response)

@@ -1,6 +1,8 @@
 """The teacher: a ResNet of transformers, trained by plain torch, as its owner would have done it."""
 
 import io
+import logging
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -64,16 +66,18 @@ def write_onnx(folder: Path, file: Path) -> None:
     """The checkpoint as ONNX, for measuring how quick it is where the student is measured."""
     model = ResNetForImageClassification.from_pretrained(folder)
     batch = torch.export.Dim("batch")
-    torch.onnx.export(
-        model,
-        (torch.zeros(2, 3, EDGE, EDGE),),
-        file,
-        input_names=["pixel_values"],
-        dynamic_shapes={"pixel_values": {0: batch}},
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nobody needs here
+    with warnings.catch_warnings(action="ignore"):
+        torch.onnx.export(
+            model,
+            (torch.zeros(2, 3, EDGE, EDGE),),
+            file,
+            input_names=["pixel_values"],
+            dynamic_shapes={"pixel_values": {0: batch}},
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
 
 
 def _config() -> ResNetConfig:
