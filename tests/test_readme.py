@@ -1,0 +1,31 @@
+"""The README's session by hand, run as it is written."""
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_session_by_hand_runs_as_written(service: Callable[..., httpx.Client], tmp_path: Path) -> None:
+    client = service()
+    section = (ROOT / "README.md").read_text().split("## By hand")[1]
+    script = re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)[0]
+    script = script.replace("http://127.0.0.1:8000", str(client.base_url).rstrip("/"))
+    script = script.replace(".venv/bin/python", sys.executable)
+    script = script.replace("curl -s", "curl --fail-with-body -S -s")
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"ok":true' in done.stdout
+    assert "event: job.ended" in done.stdout
+    assert "control" in done.stdout
+    assert '"label":"virginica"' in done.stdout.replace(": ", ":")
+    assert (tmp_path / "data/iris/tiny.onnx").stat().st_size > 0
