@@ -15,7 +15,7 @@ import app.api
 from app.api import problems
 from app.api.front_door import FrontDoor
 from app.api.lock import LockedRoute
-from app.api.strict_json import StrictRoute
+from app.api.strict_route import StrictRoute
 from app.api.telemetry import Telemetry
 from app.db import migrate
 from app.errors import Misconfigured

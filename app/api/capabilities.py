@@ -10,10 +10,10 @@ from typing import Any
 from fastapi import APIRouter
 
 from app.api.dependencies import PartsDep
-from app.api.strict_json import MAX_DEPTH
 from app.catalog.base import Plugin
 from app.catalog.spec import ARCHITECTURES, EXPORTS, LOSSES, SCHEMES, TASKS
 from app.settings import Settings
+from app.strict_json import MAX_DEPTH
 
 router = APIRouter(prefix="/v1/capabilities", tags=["capabilities"])
 _LIBRARIES = ("stillhouse", "fastapi", "pydantic", "onnxruntime")

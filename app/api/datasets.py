@@ -11,12 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.api import uploads
 from app.api.dependencies import PartsDep, PrincipalDep, ReadSession, WriteSession
 from app.api.pages import After, Limit, Page, cut, read_cursor, write_cursor
-from app.api.strict_json import parse_json
 from app.api.uploads import Form, Received, receive
-from app.catalog.base import parse
 from app.catalog.spec import NAME, Name
 from app.db.tables import Dataset
-from app.errors import Fault, Invalid, MalformedBody
 from app.intake.profile import SPLITS, Profile, Split
 from app.ports.parts import Parts
 from app.services import dataset_rows, datasets
@@ -167,23 +164,11 @@ def delete_version(name: Name, version: Version, session: WriteSession, principa
 
 def _upload(parts: Parts, project_id: str, form: Received) -> tuple[ProfiledDatasetView, bool]:
     """The version, and whether it is new."""
-    order, out = _order(form.texts), form.folder / "out"
+    order, out = uploads.parse_texts(Order, form, "splits"), form.folder / "out"
     out.mkdir()
     files = [UploadedFile(file.field, file.name, file.path) for file in form.files]
     dataset, new = datasets.take_in(parts, project_id, order, files, out)
     return ProfiledDatasetView.of(dataset), new
-
-
-def _order(texts: dict[str, str]) -> Order:
-    """Raises Invalid with the field that is wrong."""
-    fields: dict[str, Any] = dict(texts)
-    if "splits" in fields:
-        try:
-            fields["splits"] = parse_json(texts["splits"].encode())
-        except MalformedBody as error:
-            fault = Fault("/splits", "invalid_json", error.detail, 'send {"train": 0.8, "test": 0.2}')
-            raise Invalid("The field splits is not JSON.", fault) from None
-    return parse(Order, fields, "The form is not valid")
 
 
 def _page(rows: Sequence[Dataset], limit: int, mark: Literal["name", "version"]) -> Page[DatasetView]:

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app.api.strict_json import StrictRoute
+from app.api.strict_route import StrictRoute
 from app.ports.parts import Parts
 from app.services import keys
 from app.services.keys import Principal

@@ -21,11 +21,9 @@ from app.api.model_views import (
     VersionView,
 )
 from app.api.pages import After, Limit, Page, cut, read_cursor
-from app.api.strict_json import parse_json
 from app.api.uploads import Form, receive
-from app.catalog.base import parse
 from app.catalog.spec import AliasName, Name
-from app.errors import Fault, Invalid, MalformedBody
+from app.errors import Fault, Invalid
 from app.services import aliases, imports, lineage, models
 from app.services.aliases import Condition
 from app.services.imports import Order
@@ -63,7 +61,8 @@ async def import_model(
     Weights are read from safetensors alone, and no code, no pickle and no remote code is ever accepted.
     """
     async with receive(request, _FORM, parts.settings) as form:
-        order, out = _order(form.texts), form.folder / "out"
+        order = uploads.parse_texts(Order, form, "labels", "preprocessing")
+        out = form.folder / "out"
         out.mkdir()
         work = partial(imports.take_in, parts, principal.project_id, order, form.files[0].path, out)
         imported = await uploads.take_in(request, work)
@@ -188,19 +187,3 @@ def delete_alias(
 ) -> AliasView:
     """Removes an alias, which is answered as it stood; its version stays."""
     return AliasView.of(aliases.delete_alias(session, principal.project_id, name, alias, condition=expected))
-
-
-# ---- parsing
-
-
-def _order(texts: dict[str, str]) -> Order:
-    """Raises Invalid with the field that is wrong."""
-    fields: Json = dict(texts)
-    for field in ("labels", "preprocessing"):
-        if field in fields:
-            try:
-                fields[field] = parse_json(texts[field].encode())
-            except MalformedBody as error:
-                fault = Fault(f"/{field}", "invalid_json", error.detail, "Send JSON.")
-                raise Invalid(f"The field {field} is not JSON.", fault) from None
-    return parse(Order, fields, "The form is not valid")

@@ -20,6 +20,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
+from app.catalog.base import Frozen, parse
 from app.errors import (
     Fault,
     Invalid,
@@ -30,8 +31,10 @@ from app.errors import (
     shown,
 )
 from app.settings import MIB, Settings
+from app.strict_json import NotStrict, parse_json
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Frozen)
 FEED_BYTES = 1 * MIB  # parsed and written at once, in a thread
 MAX_TEXT_BYTES = 256 * 1024
 
@@ -101,6 +104,18 @@ async def receive(
     finally:
         with CancelScope(shield=True):
             await to_thread.run_sync(lambda: shutil.rmtree(folder, ignore_errors=True))
+
+
+def parse_texts(kind: type[F], received: Received, *json_fields: str) -> F:
+    """What the texts of a form say; those of `json_fields` hold JSON. Raises Invalid with what is wrong."""
+    fields: dict[str, Any] = dict(received.texts)
+    for name in [name for name in json_fields if name in fields]:
+        try:
+            fields[name] = parse_json(received.texts[name].encode())
+        except NotStrict as error:
+            fault = Fault(f"/{name}", "invalid_json", str(error), "send plain JSON, in quotes for the shell")
+            raise Invalid(f"Field {name} cannot be read: {error}.", fault) from None
+    return parse(kind, fields, "The form is not valid")
 
 
 async def take_in(request: Request, work: Callable[[], T]) -> T:

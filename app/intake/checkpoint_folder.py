@@ -5,12 +5,13 @@ else.
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from app.errors import InvalidData, UnsafeFormat, shown
+from app.intake.json_object import parse_object
 from app.intake.refusals import refusal
-from app.intake.strict_json import parse_object, walk
 
 MAX_JSON_BYTES = 32 * 1024**2
 FORBIDDEN_KEYS = frozenset({
@@ -84,7 +85,7 @@ def _document(path: Path) -> dict[str, Any]:
             "Leave out what is not the model's.",
         )
     document = parse_object(path.read_bytes(), path.name)
-    for pointer, key, value in walk(document):
+    for pointer, key, value in _walk(document):
         token = path.name in VOCABULARIES and type(value) is int
         if key in FORBIDDEN_KEYS and not (value is None or value is False or token):
             detail = (
@@ -96,3 +97,15 @@ def _document(path: Path) -> dict[str, Any]:
                 f"Remove the key {key} and save the model as plain weights of its family.",
             )
     return document
+
+
+def _walk(value: Any, pointer: str = "") -> Iterator[tuple[str, str, Any]]:
+    """Every (JSON pointer, key, value) of the objects in `value`, at any depth."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            here = f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}"
+            yield here, key, inner
+            yield from _walk(inner, here)
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            yield from _walk(inner, f"{pointer}/{index}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from app.errors import Fault, InvalidData, UnsafeFormat, shown
-from app.intake.strict_json import parse_object
+from app.intake.json_object import parse_object
 
 MAX_HEADER_BYTES = 4 * 1024**2
 MAX_TENSORS = 10_000

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from app.errors import InvalidData, shown
+from app.intake.json_object import parse_object
 from app.intake.rows import RawRow, refusal, weigh, weigh_text
-from app.intake.strict_json import parse_object
 
 MAX_COLUMNS = 4096
 MAX_LINE = 16 * 1024**2  # bytes of a JSON line, characters of a CSV cell
