@@ -24,6 +24,7 @@ from app.services import jobs
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 FENCE = 0.9  # share of the lease after which a supervisor that could not renew kills its own child
+FENCE_TICK_S = 0.1
 TICK_S = 1.0  # longest time between two renewals, so that a cancellation is carried out soon
 RELEASE_S = 5.0  # how long a killed process may take to be gone
 
@@ -131,6 +132,8 @@ class _Attempt:
             env=os.environ | OFFLINE | self._parts.settings.environment(),
             start_new_session=True,
         )
+        fence = threading.Thread(target=self._fence, name="fence", daemon=True)
+        fence.start()
         try:
             while self._process.poll() is None:
                 if stopping.wait(0) or not self._keep():
@@ -138,10 +141,20 @@ class _Attempt:
                 self._wait(stopping)
         finally:
             code = self._bury()
+            fence.join()
         try:
             self._write_end(code, stopping.is_set())
         except LeaseLost:
             log.info("attempt is over", exit_code=code)  # it wrote its own end, or its lease was lost
+
+    def _fence(self) -> None:
+        """Kills the process when the lease was not renewed in time, even while a renewal hangs."""
+        while self._process.poll() is None:
+            if time.monotonic() - self._renewed > FENCE * self._lease_s:
+                log.warning("the lease was not renewed in time")
+                self._kill()
+                return
+            time.sleep(FENCE_TICK_S)
 
     def _wait(self, stopping: threading.Event) -> None:
         """Until the next renewal is due, the process has ended or this worker stops."""
@@ -151,6 +164,7 @@ class _Attempt:
 
     def _keep(self) -> bool:
         """Renews the lease and passes on what the user wants; False: the process must not go on."""
+        asked = time.monotonic()
         try:
             with self._parts.sessions.write() as session:
                 orders = jobs.renew(session, self._job_id, self._attempt, self._lease_s)
@@ -158,8 +172,8 @@ class _Attempt:
             return False
         except SQLAlchemyError:
             log.warning("the lease could not be renewed", exc_info=True)
-            return time.monotonic() - self._renewed < FENCE * self._lease_s
-        self._renewed = time.monotonic()
+            return True  # until the fence
+        self._renewed = asked
         if orders.overdue:
             self._fail_overdue()
         elif orders.desired == "finish" and not self._told_to_finish:
@@ -173,10 +187,13 @@ class _Attempt:
             self._process.stdin.write(word.encode() + b"\n")
             self._process.stdin.flush()
 
-    def _bury(self) -> int:
-        """Kills what is left of the process group; the exit code."""
+    def _kill(self) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _bury(self) -> int:
+        """Kills what is left of the process group; the exit code."""
+        self._kill()
         assert self._process.stdin is not None
         self._process.stdin.close()
         return self._process.wait(RELEASE_S)

@@ -178,6 +178,21 @@ def test_a_supervisor_whose_lease_was_taken_kills_its_process_and_writes_nothing
     assert (job.status, job.lease_owner, job.attempt) == ("running", "somebody else", 2)
 
 
+def test_a_supervisor_that_cannot_renew_kills_its_process_before_the_lease_is_over(
+    parts: Parts, trainer: Callable[[str], None], tmp_path: Path
+) -> None:
+    trainer(SLEEP)
+    submitted(parts)
+    stopping = threading.Event()
+    thread = working(parts, stopping)
+    until((tmp_path / "pid").exists)
+    with parts.sessions.write() as session:
+        session.execute(text("SELECT 1"))  # takes the lock: nobody else can write, and so nobody renew
+        until(lambda: not alive(int((tmp_path / "pid").read_text())))
+    stopping.set()
+    thread.join(PATIENCE_S)
+
+
 def test_a_job_past_its_deadline_fails_and_says_so(parts: Parts, trainer: Callable[[str], None]) -> None:
     trainer(SLEEP)
     job_id = submitted(parts, resources={"max_runtime_s": 0.5})
