@@ -80,6 +80,15 @@ class Dataset(Base):
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
 
 
+class DatasetName(Base):
+    """Counts a name's versions, deleted ones too, so that a number never comes to mean other content."""
+
+    __tablename__ = "dataset_names"
+    project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
+    name: Mapped[str] = mapped_column(primary_key=True)
+    last_version: Mapped[int] = mapped_column(default=0)
+
+
 class Model(Base):
     """A name under which versions stand."""
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -15,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.catalog.base import Frozen
 from app.catalog.spec import NAME, Name
 from app.db.ids import new_id
-from app.db.tables import Dataset, JobReference
+from app.db.tables import Dataset, DatasetName, JobReference
 from app.errors import Fault, InUse, Invalid, NotFound, UnknownReference, shown
 from app.intake.profile import SPLITS, Profile, Split
 from app.ports.blobs import Blobs
@@ -104,32 +105,34 @@ def prepare(
 
 def create(session: Session, project_id: str, name: str, prepared: Prepared) -> tuple[Dataset, bool]:
     """The name's next version, or the one that has this content already; whether it is new."""
-    while True:
-        numbers = select(func.max(Dataset.version)).where(
-            Dataset.project_id == project_id, Dataset.name == name
-        )
-        last = session.scalar(
-            numbers
-        )  # before the look at the content: what comes in between takes the number
-        if known := session.scalar(_named(project_id, name).where(Dataset.digest == prepared.digest)):
-            return known, False
-        dataset = Dataset(
-            id=new_id("ds"),
-            project_id=project_id,
-            name=name,
-            version=(last or 0) + 1,
-            digest=prepared.digest,
-            rows=sum(file.rows for file in prepared.files.values()),
-            size=sum(file.size for file in prepared.files.values()),
-            files={split: file.model_dump() for split, file in prepared.files.items()},
-            profile=prepared.profile.model_dump(mode="json"),
-        )
-        try:
-            with session.begin_nested():
-                session.add(dataset)
-        except IntegrityError:  # another upload took the number; look again
-            continue
-        return dataset, True
+    counter = _counter(session, project_id, name)
+    if known := session.scalar(_named(project_id, name).where(Dataset.digest == prepared.digest)):
+        return known, False
+    counter.last_version += 1
+    dataset = Dataset(
+        id=new_id("ds"),
+        project_id=project_id,
+        name=name,
+        version=counter.last_version,
+        digest=prepared.digest,
+        rows=sum(file.rows for file in prepared.files.values()),
+        size=sum(file.size for file in prepared.files.values()),
+        files={split: file.model_dump() for split, file in prepared.files.items()},
+        profile=prepared.profile.model_dump(mode="json"),
+    )
+    session.add(dataset)
+    session.flush()
+    return dataset, True
+
+
+def _counter(session: Session, project_id: str, name: str) -> DatasetName:
+    """The name's counter, made when it is missing, held against other uploads until the transaction ends."""
+    counter = session.get(DatasetName, (project_id, name), with_for_update=True)
+    if counter is None:
+        with suppress(IntegrityError), session.begin_nested():  # another upload may make it meanwhile
+            session.add(DatasetName(project_id=project_id, name=name))
+        counter = session.get_one(DatasetName, (project_id, name), with_for_update=True)
+    return counter
 
 
 # ---- reading

@@ -37,6 +37,14 @@ def upgrade() -> None:
         ),
     )
     op.create_table(
+        "dataset_names",
+        sa.Column("project_id", sa.String(255), nullable=False),
+        sa.Column("name", sa.String(255), nullable=False),
+        sa.Column("last_version", sa.Integer(), nullable=False),
+        sa.ForeignKeyConstraint(["project_id"], ["projects.id"], name=op.f("fk_dataset_names_project_id")),
+        sa.PrimaryKeyConstraint("project_id", "name", name=op.f("pk_dataset_names")),
+    )
+    op.create_table(
         "keys",
         sa.Column("id", sa.String(255), nullable=False),
         sa.Column("project_id", sa.String(255), nullable=False),

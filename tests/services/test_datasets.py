@@ -55,6 +55,15 @@ def test_versions_count_up_and_the_same_content_is_the_same_version(sessions: Se
     assert (first.rows, first.size) == (3, 10)
 
 
+@pytest.mark.parametrize("kept", [0, 1])
+def test_the_number_of_a_deleted_version_is_never_given_again(sessions: Sessions, kept: int) -> None:
+    for content in "ab"[: kept + 1]:
+        newest = add(sessions, "leaves", content)
+    with sessions.write() as session:
+        datasets.delete(session, PROJECT, "leaves", newest.version)
+    assert add(sessions, "leaves", "c").version == newest.version + 1
+
+
 def test_uploads_at_once_get_different_numbers(sessions: Sessions) -> None:
     start = threading.Barrier(4)
 
