@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute, request_response
 import app.api
 from app.api import problems
 from app.api.front_door import FrontDoor
+from app.api.job_board import JobBoard
 from app.api.lock import LockedRoute
 from app.api.strict_route import StrictRoute
 from app.api.telemetry import Telemetry
@@ -77,9 +78,10 @@ async def _lifespan(application: FastAPI, settings: Settings) -> AsyncIterator[N
         parts = await run_in_threadpool(_prepare, settings)
         stack.callback(parts.close)
         application.state.parts = parts
-        application.state.watcher = Watcher(parts.sessions)
-        await application.state.watcher.start()
-        stack.push_async_callback(application.state.watcher.stop)
+        watcher = application.state.watcher = Watcher(parts.sessions)
+        application.state.board = JobBoard(parts, watcher)
+        await watcher.start()
+        stack.push_async_callback(watcher.stop)
         lookout = Lookout(parts)
         lookout.start()
         stack.callback(lookout.stop)

@@ -154,7 +154,7 @@ async def _stream(
                 data = json.dumps(render_event(event))
                 yield format_sse_event(data_str=data, event=event.type, id=str(event.seq))
             seen = found[-1].seq
-        if over:
+        if over or watcher.stopped:
             return
         if not await watcher.changed(job_id, version, KEEPALIVE_S):
             yield format_sse_event(comment="still here")

@@ -1,23 +1,20 @@
 """Jobs: planned, submitted, listed, watched, cancelled."""
 
 import json
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict
 
 from app.api.dependencies import PartsDep, PrincipalDep, ReadSession, WriteSession
+from app.api.job_board import JobBoard, Look
 from app.api.job_views import JobView, Status, render
 from app.api.pages import After, Limit, Page, cut, read_cursor
 from app.catalog.spec import TASKS, JobSpec
 from app.errors import Fault, Invalid
-from app.ports.parts import Parts
 from app.services import job_records, jobs, submission
 from app.services.job_records import Filters, Record
 from app.services.plan import Plan, plan
-from app.services.watch import Watcher
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
@@ -51,7 +48,7 @@ def submit_job(
         job = submission.submit(session, parts.settings, principal.project_id, spec, idempotency_key)
         record = job_records.get(session, principal.project_id, job.id)
     parts.queue.ring(job.id)
-    return _answer(record, 202)
+    return _answer(record)
 
 
 def filters(
@@ -92,7 +89,6 @@ def list_jobs(
 async def get_job(
     job_id: str,
     request: Request,
-    parts: PartsDep,
     principal: PrincipalDep,
     wait: Annotated[float, Query(ge=0, le=60, description="seconds to wait for a change")] = 0.0,
     version: Annotated[int | None, Query(ge=0, description="the version that is known already")] = None,
@@ -101,15 +97,15 @@ async def get_job(
 
     Without `version`, `wait` waits for the next change from now on. An ended job is answered at once.
     """
-    watcher: Watcher = request.app.state.watcher
-    seen = await _look(watcher, parts, principal.project_id, job_id)
+    board: JobBoard = request.app.state.board
+    seen = await board.look(principal.project_id, job_id)
     known = seen.version if version is None else version
-    if wait and seen.version == known and not seen.ended and await watcher.changed(job_id, known, wait):
-        seen = await _look(watcher, parts, principal.project_id, job_id)
-    etag = f'"{seen.version}"'
-    if request.headers.get("if-none-match") == etag:
-        return Response(status_code=304, headers={"ETag": etag})
-    return Response(seen.body, headers={"ETag": etag}, media_type="application/json")
+    if wait and seen.version == known and not seen.ended and await board.watcher.changed(job_id, known, wait):
+        seen = await board.look(principal.project_id, job_id)
+    headers = {"ETag": seen.etag}
+    if request.headers.get("if-none-match") == seen.etag:
+        return Response(status_code=304, headers=headers)
+    return Response(seen.body, headers=headers, media_type="application/json")
 
 
 @router.post("/{job_id}/cancel", status_code=202, response_model=JobView)
@@ -118,7 +114,7 @@ def cancel_job(
 ) -> Response:
     """Ends a waiting job at once and asks a running one to stop; 409 when it has ended."""
     jobs.cancel(session, principal.project_id, job_id, (wish or Cancellation()).mode)
-    return _answer(job_records.get(session, principal.project_id, job_id), 202)
+    return _answer(job_records.get(session, principal.project_id, job_id))
 
 
 @router.delete("/{job_id}", status_code=204)
@@ -127,44 +123,8 @@ def delete_job(job_id: str, session: WriteSession, principal: PrincipalDep) -> N
     jobs.remove(session, principal.project_id, job_id)
 
 
-@dataclass(frozen=True)
-class _Seen:
-    """A job at one version, as the bytes that tell of it."""
-
-    version: int
-    ended: bool
-    body: bytes
-
-
-_seen: dict[str, _Seen] = {}  # by id, the newest version that somebody asked for
-MAX_SEEN = 256
-
-
-async def _look(watcher: Watcher, parts: Parts, project_id: str, job_id: str) -> _Seen:
-    """What a job shows changes with its version only, but for a queued one's place in line."""
-    standing = await watcher.standing(project_id, job_id)
-    seen = _seen.get(job_id)
-    if seen is None or seen.version != standing.version or standing.status == "queued":
-        seen = await run_in_threadpool(_read, parts, project_id, job_id)
-        if len(_seen) >= MAX_SEEN:
-            _seen.clear()
-        _seen[job_id] = seen
-    return seen
-
-
-def _read(parts: Parts, project_id: str, job_id: str) -> _Seen:
-    with parts.sessions.read() as session:
-        record = job_records.get(session, project_id, job_id)
-    body = json.dumps(render(record)).encode()
-    return _Seen(record.job.version, record.job.ended_at is not None, body)
-
-
-def _answer(record: Record, status: int) -> Response:
-    headers = {"ETag": _etag(record)}
-    if status == 202:
-        headers["Location"] = f"/v1/jobs/{record.job.id}"
-    return Response(json.dumps(render(record)), status, headers, media_type="application/json")
-
-
-def _etag(record: Record) -> str:
-    return f'"{record.job.version}"'
+def _answer(record: Record) -> Response:
+    """202, with where the job is to be found."""
+    look = Look.of(record)
+    headers = {"ETag": look.etag, "Location": f"/v1/jobs/{record.job.id}"}
+    return Response(look.body, 202, headers, media_type="application/json")

@@ -39,12 +39,14 @@ class Watcher:
         self._turn = asyncio.Lock()
         self._waiting: dict[str, set[tuple[int, asyncio.Event]]] = defaultdict(set)
         self._task: asyncio.Task[None] | None = None
+        self.stopped = False
 
     async def start(self) -> None:
         self._task = asyncio.create_task(self._watch())
 
     async def stop(self) -> None:
         """Wakes everybody and ends."""
+        self.stopped = True
         if self._task is not None:
             self._task.cancel()
             with suppress(asyncio.CancelledError):
@@ -64,13 +66,15 @@ class Watcher:
         return found
 
     async def changed(self, job_id: str, version: int, timeout_s: float) -> bool:
-        """Waits until the job has another version, or is gone; False: nothing happened in time."""
+        """Waits until the job has another version, or is gone; False: not in time, or this has stopped."""
+        if self.stopped:
+            return False
         waiter = (version, asyncio.Event())
         self._waiting[job_id].add(waiter)
         try:
             async with asyncio.timeout(timeout_s):
                 await waiter[1].wait()
-            return True
+            return not self.stopped
         except TimeoutError:
             return False
         finally:
