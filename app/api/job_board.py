@@ -1,4 +1,4 @@
-"""What jobs look like just now, as bytes that are kept for as long as they are true: most requests ask that."""
+"""What jobs look like just now, as bytes that are kept while they are true: most requests ask for that."""
 
 import json
 from dataclasses import dataclass
