@@ -9,6 +9,8 @@ from pathlib import Path
 
 import httpx
 
+from app.settings import Settings
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -29,3 +31,11 @@ def test_the_session_by_hand_runs_as_written(service: Callable[..., httpx.Client
     assert "control" in done.stdout
     assert '"label":"virginica"' in done.stdout.replace(": ", ":")
     assert (tmp_path / "data/iris/tiny.onnx").stat().st_size > 0
+
+
+def test_the_settings_it_names_are_those_that_there_are() -> None:
+    table = (ROOT / "README.md").read_text().split("| setting (`STILLHOUSE_...`)")[1].split("\n\n")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    named = {name.lower() for cell in cells for name in re.findall(r"`([A-Z_]+)`", cell)}
+    assert len(named) > 10
+    assert named <= set(Settings.model_fields)
