@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from app.db.tables import Job
 from app.ports.parts import Parts
+from app.services.scratch import attempt_folder
 from worker.engine.evaluate import evaluate
 from worker.engine.export import export
 from worker.engine.fetch import fetch
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 def run(job: Job, attempt: int, parts: Parts, stop: "Stop") -> None:
     """Raises a StillhouseError that says why the job failed, or LeaseLost when another attempt owns it."""
     journal = Journal(parts.sessions, job.id, attempt)
-    with _workplace(parts.settings.work_dir / "jobs" / f"{job.id}-{attempt}") as folder:
+    with _workplace(attempt_folder(parts.settings, job.id, attempt)) as folder:
         with journal.phase("validate"):
             order = validate(job, folder, parts, journal)
         with journal.phase("fetch"):

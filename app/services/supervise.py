@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 import structlog
@@ -20,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db.tables import Job
 from app.errors import DeadlineExceeded, LeaseLost
 from app.ports.parts import Parts
-from app.services import jobs
+from app.services import jobs, scratch
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 FENCE = 0.9  # share of the lease after which a supervisor that could not renew kills its own child
@@ -60,7 +61,10 @@ def look_around(parts: Parts) -> None:
 
 
 class Lookout(threading.Thread):
-    """Looks around every `poll_s`, in every process: no leader is needed, and a lost bell costs seconds."""
+    """Looks around every `poll_s`, in every process: no leader is needed, and a lost bell costs seconds.
+
+    Before that, once, it sweeps what processes that were killed left in the scratch folder.
+    """
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(name="lookout", daemon=True)
@@ -68,11 +72,15 @@ class Lookout(threading.Thread):
         self._stopping = threading.Event()
 
     def run(self) -> None:
+        self._do(scratch.sweep)
         while not self._stopping.wait(self._parts.settings.poll_s):
-            try:
-                look_around(self._parts)
-            except Exception:
-                log.exception("the lookout could not look")
+            self._do(look_around)
+
+    def _do(self, what: Callable[[Parts], None]) -> None:
+        try:
+            what(self._parts)
+        except Exception:
+            log.exception("the lookout stumbled")
 
     def stop(self) -> None:
         self._stopping.set()
@@ -175,7 +183,8 @@ class _Attempt:
             return True  # until the fence
         self._renewed = asked
         if orders.overdue:
-            self._fail_overdue()
+            with suppress(LeaseLost):  # it has just ended by itself
+                self._fail_overdue()
         elif orders.desired == "finish" and not self._told_to_finish:
             self._told_to_finish = True
             self._tell("finish")
@@ -192,11 +201,13 @@ class _Attempt:
             os.killpg(self._process.pid, signal.SIGKILL)
 
     def _bury(self) -> int:
-        """Kills what is left of the process group; the exit code."""
+        """Kills what is left of the process group and removes what it left behind; the exit code."""
         self._kill()
         assert self._process.stdin is not None
         self._process.stdin.close()
-        return self._process.wait(RELEASE_S)
+        code = self._process.wait(RELEASE_S)
+        scratch.remove(scratch.attempt_folder(self._parts.settings, self._job_id, self._attempt))
+        return code
 
     def _write_end(self, code: int, stopping: bool) -> None:
         """The end of an attempt whose process wrote none of its own. Raises LeaseLost when it did."""

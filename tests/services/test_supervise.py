@@ -12,7 +12,7 @@ from sqlalchemy import text
 from app.db.tables import Job, Project
 from app.ports.parts import Parts
 from app.ports.queue import LocalQueue
-from app.services import job_records, jobs, supervise
+from app.services import job_records, jobs, scratch, supervise
 from app.settings import Settings
 from app.wiring import assemble
 from tests import orders
@@ -124,12 +124,16 @@ def test_a_discarded_job_is_killed_and_ends_as_cancelled(
 ) -> None:
     trainer(SLEEP)
     job_id = submitted(parts)
+    place = scratch.attempt_folder(parts.settings, job_id, 1)
+    place.mkdir(parents=True)
+    (place / "data.npy").touch()
     thread = working(parts)
     until((tmp_path / "pid").exists)
     with parts.sessions.write() as session:
         jobs.cancel(session, orders.PROJECT, job_id, "discard")
     thread.join(PATIENCE_S)
     assert seen(parts, job_id).status == "cancelled"
+    assert not place.exists()
     assert not alive(int((tmp_path / "pid").read_text()))
 
 
