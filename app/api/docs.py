@@ -1,10 +1,13 @@
 """The description of this API, for machines and, at /docs, for people."""
 
-from typing import Any
+from functools import cache
+from importlib.metadata import distribution
+from pathlib import Path
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse
 
 router = APIRouter(include_in_schema=False)
 
@@ -17,5 +20,22 @@ def openapi(request: Request) -> dict[str, Any]:
 
 @router.get("/docs")
 async def docs() -> HTMLResponse:
-    """Swagger UI, which the browser loads from its public CDN."""
-    return get_swagger_ui_html(openapi_url="/openapi.json", title="Stillhouse")
+    """Swagger UI, all of it from here: it works where there is no internet."""
+    return get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="Stillhouse",
+        swagger_js_url="/docs/swagger-ui-bundle.js",
+        swagger_css_url="/docs/swagger-ui.css",
+        swagger_favicon_url="/docs/favicon.png",
+    )
+
+
+@router.get("/docs/{name}")
+def docs_file(name: Literal["swagger-ui-bundle.js", "swagger-ui.css", "favicon.png"]) -> FileResponse:
+    return FileResponse(_folder() / name)
+
+
+@cache
+def _folder() -> Path:
+    """Of Swagger UI within the package that carries it, of which nothing is imported."""
+    return Path(str(distribution("fastapi-offline").locate_file("fastapi_offline/static")))
