@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.problems import problem
 from app.api.telemetry import Telemetry
 from app.db.ids import new_id
-from app.errors import PayloadTooLarge, StillhouseError
+from app.errors import Invalid, PayloadTooLarge, StillhouseError
 from app.settings import Settings
 
 CLIENT_LEFT = 499  # in the log only: nobody was there to read an answer
@@ -42,6 +42,7 @@ class FrontDoor:
             await send(message)
 
         try:
+            _check_url(scope)
             await self._app(scope, _capped(receive, headers, self._settings), answer)
         except Exception as error:
             ours = error if isinstance(error, StillhouseError) else StillhouseError("unexpected")
@@ -57,6 +58,12 @@ class FrontDoor:
         method, route = scope["method"], getattr(scope.get("route"), "path", "unknown")
         self._telemetry.count(method, route, status, seconds)
         log.info("request", method=method, route=route, status=status, duration_ms=round(seconds * 1000, 2))
+
+
+def _check_url(scope: Scope) -> None:
+    """No database can look for the character NUL, and nothing is named with it. Raises Invalid."""
+    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+        raise Invalid("The URL contains the character NUL, which is part of no name here: leave it out.")
 
 
 def _request_id(headers: dict[bytes, bytes]) -> bytes:
