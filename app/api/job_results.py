@@ -58,12 +58,14 @@ async def list_events(
     request: Request,
     parts: PartsDep,
     principal: PrincipalDep,
-    after: Annotated[int | None, Query(ge=0, description="the last `seq` that is known")] = None,
+    after: Annotated[int, Query(ge=0, lt=2**31, description="the last `seq` that is known")] = 0,
     limit: Limit = 100,
-    last_event_id: Annotated[int | None, Header(ge=0, description="the same, from a stream")] = None,
+    last_event_id: Annotated[
+        int, Header(ge=0, lt=2**31, description="the same, of a stream that is taken up again")
+    ] = 0,
 ) -> Response:
     """What has happened, in order. With `Accept: text/event-stream` it goes on until the job has ended."""
-    seen = after if after is not None else last_event_id or 0
+    seen = max(after, last_event_id)  # a browser takes a stream up again with the URL that began it
     streaming = SSE in request.headers.get("accept", "")
     most = BURST if streaming else limit + 1
     found = await run_in_threadpool(_events, parts, principal.project_id, job_id, seen, most)

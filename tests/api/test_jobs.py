@@ -158,6 +158,9 @@ def test_events_are_answered_behind_a_number(client: TestClient) -> None:
     assert [one["type"] for one in whole["data"]] == ["job.created", "job.status", "job.ended"]
     page = client.get(f"/v1/jobs/{job['id']}/events?after=1&limit=1").json()
     assert (page["data"], page["has_more"], page["next"]) == ([whole["data"][1]], True, "2")
+    resumed = client.get(f"/v1/jobs/{job['id']}/events?after=1", headers={"Last-Event-ID": "2"}).json()
+    assert resumed["data"] == whole["data"][2:]
+    assert client.get(f"/v1/jobs/{job['id']}/events?after={2**31}").status_code == 422
 
 
 def test_metrics_are_thinned_with_their_last_point_kept(client: TestClient, sessions: Sessions) -> None:
