@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 from app.catalog.spec import Resolved
 from app.db.dialect import TERMINAL, db_now, now
 from app.db.tables import Job, MetricPoint, ModelVersion
-from app.errors import NotFound, Poison, StateConflict
+from app.errors import NotFound, Poison, StateConflict, shown
 from app.services import models
 from app.services.transitions import (
     PHASES,
@@ -62,39 +62,27 @@ def cancel(session: Session, project_id: str, job_id: str, mode: Literal["discar
 
     Raises NotFound, and StateConflict when the job has ended or is being discarded already.
     """
-    mine = Job.project_id == project_id
+    named = select(Job).where(Job.id == job_id, Job.project_id == project_id).with_for_update()
+    job = session.execute(named.execution_options(populate_existing=True)).scalar_one_or_none()
+    if job is None:
+        raise NotFound(f"There is no job {shown(job_id)}.")
     wish = "cancel" if mode == "discard" else "finish"
-    job = change(
-        session,
-        job_id,
-        mine,
-        Job.status.in_(("queued", "paused")),
-        events=ended("cancelled", "cancelled before it ran"),
-        **end("cancelled"),
-    ) or change(
-        session,
-        job_id,
-        mine,
-        Job.status == "running",
-        Job.desired.in_(("run", "pause", "finish") if mode == "discard" else ("run", "pause")),
-        events=[
-            Note(
-                "job.status",
-                f"asked to {'stop' if mode == 'discard' else 'stop and keep the best so far'}",
-                data={"desired": wish},
-            )
-        ],
-        desired=wish,
-    )
-    if job is not None:
+    if job.status in ("queued", "paused"):
+        return _changed(session, job, ended("cancelled", "cancelled while it waited"), **end("cancelled"))
+    if job.status == "running" and job.desired == wish:
         return job
-    found = session.execute(select(Job).where(Job.id == job_id, mine)).scalar_one_or_none()
-    if found is None:
-        raise NotFound(f"There is no job {job_id[:64]!r}.")
-    if found.status == "running" and found.desired == wish:
-        return found
-    state = found.status if found.status in TERMINAL else "being cancelled"
+    if job.status == "running" and job.desired != "cancel":
+        asked = f"asked to {'stop' if mode == 'discard' else 'stop and keep the best so far'}"
+        return _changed(session, job, [Note("job.status", asked, data={"desired": wish})], desired=wish)
+    state = job.status if job.status in TERMINAL else "being cancelled"
     raise StateConflict(f"Job {job_id} is {state}: it cannot be cancelled with mode {mode!r} any more.")
+
+
+def _changed(session: Session, job: Job, events: Sequence[Note], **values: Any) -> Job:
+    """A job whose row is held already."""
+    changed = change(session, job.id, Job.status == job.status, events=events, **values)
+    assert changed is not None
+    return changed
 
 
 def remove(session: Session, project_id: str, job_id: str) -> None:
@@ -106,7 +94,7 @@ def remove(session: Session, project_id: str, job_id: str) -> None:
     if session.execute(gone.returning(Job.id)).first() is not None:
         return
     if session.execute(select(Job.id).where(Job.id == job_id, Job.project_id == project_id)).first() is None:
-        raise NotFound(f"There is no job {job_id[:64]!r}.")
+        raise NotFound(f"There is no job {shown(job_id)}.")
     raise StateConflict(f"Job {job_id} has not ended: cancel it first, then delete it.")
 
 
@@ -208,12 +196,7 @@ def cancelled(session: Session, job_id: str, attempt: int) -> None:
 
 def reap(session: Session, max_no_progress: int) -> list[str]:
     """Takes back every running job whose lease is over, whoever held it; their ids."""
-    over = (
-        select(Job)
-        .where(Job.status == "running", Job.lease_expires_at <= db_now())
-        .order_by(Job.id)
-        .limit(100)
-    )
+    over = select(Job).where(*silent()).order_by(Job.id).limit(100)
     jobs = list(session.execute(over.with_for_update(skip_locked=True)).scalars())
     for job in jobs:
         _give_back(session, job, why="its worker fell silent", crashed=True, limit=max_no_progress)
