@@ -42,6 +42,11 @@ class Tables:
     def training_rows(self) -> int:
         return self.train.pin.rows + sum(table.pin.rows for table in self.unlabeled)
 
+    def held_out(self, share: float) -> int:
+        """How many training rows a share of them is, at least one being left: of the labeled, if any is."""
+        rows = self.labeled or self.train.pin.rows
+        return min(round(rows * share), rows - 1)
+
     def pinned(self, data: Data) -> ResolvedData:
         by_pointer = {table.pointer: table.pin for table in self.judging}
         return ResolvedData(
@@ -174,9 +179,8 @@ def _check_size(data: Data, tables: Tables) -> None:
     short = [(tables.train.pointer, tables.training_rows, LEAST_TRAINING_ROWS, "training rows")]
     short += [(one.pointer, one.pin.rows, LEAST_JUDGING_ROWS, "rows") for one in tables.judging]
     if isinstance(data.validation, Holdout):
-        rows = tables.labeled or tables.train.pin.rows
-        held = min(round(rows * data.validation.holdout), rows - 1)
-        short.append(("/data/validation/holdout", held, LEAST_JUDGING_ROWS, f"rows held out of {rows}"))
+        held = tables.held_out(data.validation.holdout)
+        short.append(("/data/validation/holdout", held, LEAST_JUDGING_ROWS, "rows held out"))
     for pointer, rows, least, what in short:
         if rows < least:
             fault = Fault(

@@ -266,6 +266,10 @@ def _warn(
     if spec.data.test is None:
         detail = "the report will stand on the validation rows, which also chose the best step"
         checks.warn("test", "no_test_rows", "/data/test", detail, "hold rows out as a test split")
+    for table in tables.judging:
+        if (table.pin.dataset_id, table.pin.split) == (tables.train.pin.dataset_id, tables.train.pin.split):
+            detail = f"{table.pin.reference} is what the student trains on, so it proves nothing"
+            checks.warn("rows", "training_rows", table.pointer, detail, "name another split, as in #test")
     if not tables.labeled:
         detail = "no training row has a label, so there is no control and no share of the truth"
         checks.warn("labels", "no_labels", "/data/train", detail, "label a few rows")
@@ -295,7 +299,7 @@ def _name(session: Session, version: ModelVersion) -> str:
 
 def _estimate(resolved: Resolved, tables: Tables) -> Estimate:
     validation = resolved.data.validation
-    held = round(tables.labeled * validation.holdout) if isinstance(validation, Holdout) else 0
+    held = tables.held_out(validation.holdout) if isinstance(validation, Holdout) else 0
     rows = tables.training_rows - held
     training = resolved.spec.training
     steps = -(-rows // training.batch_size)

@@ -1,14 +1,16 @@
 """What a plan finds wrong, each with its pointer and its way out, before a job exists."""
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.catalog.spec import JobSpec
 from app.db.session import Sessions
-from app.db.tables import Project
+from app.db.tables import Dataset, Project
 from app.errors import (
     DatasetTooSmall,
     Invalid,
@@ -176,6 +178,25 @@ def test_columns_that_are_not_there_or_not_fit(shop: Session, columns: Any, poin
     error = refused(shop, data=data(columns=columns))
     assert isinstance(error, InvalidData)
     assert pointers(error) == [pointer]
+
+
+def test_judging_on_the_training_rows_is_a_warning(shop: Session) -> None:
+    found = planned(shop, data=data(test="dataset:iris"))  # without a split it means #train
+    warned = {check.pointer: check.detail for check in found.checks if check.code == "training_rows"}
+    assert found.ok
+    assert list(warned) == ["/data/test"]
+    assert "dataset:iris@1#train" in warned["/data/test"]
+
+
+def test_rows_without_labels_are_held_out_and_costed_alike(shop: Session) -> None:
+    iris = shop.scalars(select(Dataset)).one()
+    profile = copy.deepcopy(iris.profile)
+    for split in profile["splits"].values():
+        split["columns"]["species"]["counts"] = {}
+    iris.profile = profile
+    found = planned(shop, losses=[{"kind": "kd"}], data=data(validation={"holdout": 0.1}))
+    assert found.estimate is not None
+    assert (found.estimate.labeled_rows, found.estimate.training_rows) == (0, 54)
 
 
 def test_what_is_allowed_but_unwise_is_a_warning_with_its_reason(shop: Session) -> None:
