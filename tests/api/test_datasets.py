@@ -113,7 +113,7 @@ def test_named_splits_and_folders_are_taken(client: TestClient) -> None:
         ({"splits": '{"train": 0.5}'}, b"a\n1\n", "invalid_request", "/splits"),
         ({"splits": '{"dev": 1}'}, b"a\n1\n", "invalid_request", "/splits/dev/[key]"),
         ({"seed": "x"}, b"a\n1\n", "invalid_request", "/seed"),
-        ({"colour": "x"}, b"a\n1\n", "invalid_request", "/colour"),
+        ({"color": "x"}, b"a\n1\n", "invalid_request", "/color"),
         ({"label": "genus"}, as_csv(irises()), "invalid_data", "/label"),
         ({}, b"", "invalid_data", "/file"),
         ({}, b"a,b\n1\n", "invalid_data", "/file"),
