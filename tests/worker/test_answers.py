@@ -62,7 +62,7 @@ def test_answers_do_not_depend_on_the_rows_around_bit_for_bit(expert: nn.Module,
 def test_a_teacher_with_batch_norm_and_dropout_is_unchanged_by_what_it_is_asked() -> None:
     torch.manual_seed(0)
     config = MobileNetV2Config(
-        num_channels=1, depth_multiplier=0.1, classifier_dropout_prob=0.5, num_labels=10
+        num_channels=1, depth_multiplier=0.1, classifier_dropout_prob=0.5, id2label=dict(enumerate(DIGITS))
     )
     module = MobileNetV2ForImageClassification(config).train()
     before = digest(module)
@@ -109,7 +109,9 @@ def test_a_transformers_folder_that_lacks_weights_is_refused(tmp_path: Path) -> 
     from safetensors.torch import load_file, save_file
 
     config = MobileNetV2Config(
-        depth_multiplier=0.1, num_labels=10, architectures=["MobileNetV2ForImageClassification"]
+        depth_multiplier=0.1,
+        id2label=dict(enumerate(DIGITS)),
+        architectures=["MobileNetV2ForImageClassification"],
     )
     MobileNetV2ForImageClassification(config).save_pretrained(tmp_path)
     tensors = load_file(tmp_path / "model.safetensors")

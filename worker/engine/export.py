@@ -1,5 +1,4 @@
-"""The seventh phase: the student is written in every format, opened again, compared with torch and
-measured."""
+"""The seventh phase: the student is written in every format, opened again, compared with torch, and timed."""
 
 import time
 from collections.abc import Callable
@@ -40,18 +39,17 @@ class Latency(Frozen):
 
 @dataclass(frozen=True)
 class Exported:
-    """One format. difference: the largest of a logit from torch. agreement: share of rows with torch's first
-    choice.
-
-    latency: empty before it is measured.
+    """One format: its first choice for each compared row, the largest difference of a logit from torch, and
+    the share of rows with torch's first choice. accuracy: over these rows; None where they have no labels.
     """
 
     form: Export
     files: list[str]
     run: "Run"
-    rows: int
+    choices: "NDArray[np.int64]"
     difference: float
     agreement: float
+    accuracy: float | None = None
     latency: tuple[Latency, ...] = ()
 
 
@@ -65,12 +63,15 @@ def export(order: Order, material: Material, student: nn.Module) -> list[Exporte
     exported = write_all(
         order, student, order.normalize(calibration[np.sort(chosen)]), rows, order.folder / "export"
     )
+    labels = split.labels[split.rows[: len(rows)]] if len(split.labeled) else None
     measured = []
     for done, one in enumerate(exported):
         run = one.run
         if one.form.serves:
             run = OnnxStudent(order.folder / "export" / one.files[0], order.parts.settings.serving_threads)
-        measured.append(replace(one, latency=tuple(latency(run, rows, batch) for batch in BATCHES)))
+        speeds = tuple(latency(run, rows, batch) for batch in BATCHES)
+        accuracy = None if labels is None else float((one.choices == labels).mean())
+        measured.append(replace(one, latency=speeds, accuracy=accuracy))
         order.journal.progress((done + 1) / len(exported))
     return measured
 
@@ -91,7 +92,7 @@ def write_all(
         sample=sample,
     )
     with torch.no_grad():
-        wanted = student(torch.from_numpy(rows)).logits.numpy()
+        wanted = _in_batches(lambda batch: student(torch.from_numpy(batch)).logits.numpy(), rows)
     return [_written(form, bundle, folder, rows, wanted) for form in spec.exports]
 
 
@@ -103,7 +104,7 @@ def _written(form: Export, bundle: Bundle, folder: Path, rows: "Array", wanted: 
     try:
         files = form.write(bundle, folder)
         run = form.run(bundle, folder)
-        found = run(rows)
+        found = _in_batches(run, rows)
     except (RuntimeError, ValueError, TypeError) as error:
         raise ExportFailed(
             f"The student cannot be written as {form.kind}. "
@@ -112,12 +113,17 @@ def _written(form: Export, bundle: Bundle, folder: Path, rows: "Array", wanted: 
     difference = float(np.abs(found - wanted).max())
     if form.tolerance is not None and not difference <= form.tolerance:
         raise ExportMismatch(
-            f"The {form.kind} file differs from the student by {difference:.2g} in a logit, allowed is "
-            f"{form.tolerance:.0e}. "
-            "Order the job without this export, or with another student family."
+            f"The {form.kind} file differs from the student by {difference:.2g} in a logit, where "
+            f"{form.tolerance:.0e} is allowed. Order the job without this export, or another student family."
         )
-    agreement = float((found.argmax(-1) == wanted.argmax(-1)).mean())
-    return Exported(form, files, run, len(rows), difference, agreement)
+    choices = found.argmax(-1)
+    agreement = float((choices == wanted.argmax(-1)).mean())
+    return Exported(form, files, run, choices, difference, agreement)
+
+
+def _in_batches(run: "Run", rows: "Array") -> "Array":
+    starts = range(0, len(rows), BATCHES[-1])
+    return np.concatenate([run(rows[start : start + BATCHES[-1]]) for start in starts])
 
 
 def latency(run: "Run", rows: "Array", batch: int) -> Latency:

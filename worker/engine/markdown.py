@@ -64,9 +64,22 @@ def _exports(exports: Sequence[ExportRow]) -> list[str]:
             "" if one.tolerance is None else f" (at most {one.tolerance:.0e})"
         )
         speeds = [f"{s.p50_ms:.2f} / {s.p95_ms:.2f} ms, {s.rows_per_s:,.0f} rows/s" for s in one.latency]
-        rows.append([one.kind, size, one.runtime, parity, f"{one.agreement:.1%}", *speeds])
+        rows.append(
+            [
+                one.kind,
+                size,
+                one.runtime,
+                parity,
+                f"{one.agreement:.1%}",
+                "" if one.accuracy is None else f"{one.accuracy:.1%}",
+                *speeds,
+            ]
+        )
     batches = [f"batch {speed.batch}: p50 / p95" for speed in exports[0].latency]
-    return ["## Files", *_table(["", "size", "runtime", "largest difference", "same answer", *batches], rows)]
+    return [
+        "## Files",
+        *_table(["", "size", "runtime", "largest difference", "same answer", "accuracy", *batches], rows),
+    ]
 
 
 def _training(report: Report) -> list[str]:

@@ -19,8 +19,7 @@ Json = dict[str, Any]
 
 
 class Column(Frozen):
-    """One of those that are compared, over n rows. classes: worst first. parameters: 0 where they cannot be
-    counted."""
+    """One of those that are compared, over n rows. classes: worst first. parameters: 0 where unknown."""
 
     name: str
     about: str
@@ -51,10 +50,9 @@ class Run(Frozen):
 
 
 class ExportRow(Frozen):
-    """difference: the largest of a logit from the student's. agreement: share of rows with the student's
-    first choice.
+    """difference: the largest of a logit from the student's. agreement: share of rows with its first choice.
 
-    size: bytes of its files. runtime: what the latency was measured in. tolerance: null for a lossy format.
+    accuracy: null without labels. tolerance: null for a lossy format. size: bytes of its files.
     """
 
     kind: str
@@ -62,6 +60,7 @@ class ExportRow(Frozen):
     size: int
     runtime: Literal["onnxruntime", "torch"]
     compared_rows: int
+    accuracy: float | None
     difference: float
     tolerance: float | None
     agreement: float
@@ -69,8 +68,7 @@ class ExportRow(Frozen):
 
 
 class Report(Frozen):
-    """metric: what the verdict is about. split: whose rows were answered. labeled: whether they have
-    labels."""
+    """metric: what the verdict is about. split: whose rows were answered. labeled: whether they have any."""
 
     object: Literal["report"] = "report"
     job: str
@@ -198,7 +196,8 @@ def _export(one: Exported, files: list[Json]) -> ExportRow:
         files=mine,
         size=sum(file["size"] for file in mine),
         runtime="onnxruntime" if one.form.serves else "torch",
-        compared_rows=one.rows,
+        compared_rows=len(one.choices),
+        accuracy=one.accuracy,
         difference=one.difference,
         tolerance=one.form.tolerance,
         agreement=one.agreement,
