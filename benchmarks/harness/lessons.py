@@ -69,7 +69,9 @@ def student(sizes: dict[str, Any]) -> nn.Module:
     return ARCHITECTURES["resnet"].model_validate(sizes).build(TASK.input(PREPROCESSING), LABELS)
 
 
-def teach(module: nn.Module, learned_from: Images, answers: NDArray[np.float32]) -> None:
+def teach(
+    module: nn.Module, learned_from: Images, answers: NDArray[np.float32], training: Training = TRAINING
+) -> None:
     """The engine's own loop. answers: the teacher's logits (N, 1, C)."""
     lesson = Lesson(
         terms=[KD(temperature=TEMPERATURE, weight=ALPHA), CrossEntropy(weight=1 - ALPHA)],
@@ -83,11 +85,15 @@ def teach(module: nn.Module, learned_from: Images, answers: NDArray[np.float32])
         validate=lambda _: {"accuracy": 0.0, "log_loss": 0.0},
         metric="accuracy",
     )
-    distill(module, lesson, TRAINING, device=CPU, watch=Quiet(), finish=threading.Event())
+    distill(module, lesson, training, device=CPU, watch=Quiet(), finish=threading.Event())
 
 
 def teach_barely(
-    module: nn.Module, inputs: Tensor, labels: Tensor, answer: Callable[[Tensor], Tensor]
+    module: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    answer: Callable[[Tensor], Tensor],
+    training: Training = TRAINING,
 ) -> None:
     """The same steps with nothing around them. inputs: normalized rows. answer: row numbers -> the teacher's
     logits (B, C).
@@ -95,13 +101,13 @@ def teach_barely(
     The arithmetic of both losses is the engine's to the last bit. Any other rounding (1e-7) ends at weights
     that differ by 0.05: AdamW divides the smallest gradients by themselves, and max pooling has ties.
     """
-    optimizer = torch.optim.AdamW(module.parameters(), lr=TRAINING.optimizer.lr, fused=True)
-    steps = TRAINING.epochs * -(-len(labels) // TRAINING.batch_size)
+    optimizer = torch.optim.AdamW(module.parameters(), lr=training.optimizer.lr, fused=True)
+    steps = training.epochs * -(-len(labels) // training.batch_size)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     module.train()
-    for epoch in range(TRAINING.epochs):
-        order = np.random.default_rng((TRAINING.seed, epoch)).permutation(len(labels))
-        for index in torch.from_numpy(order).split(TRAINING.batch_size):  # type: ignore[no-untyped-call]
+    for epoch in range(training.epochs):
+        order = np.random.default_rng((training.seed, epoch)).permutation(len(labels))
+        for index in torch.from_numpy(order).split(training.batch_size):  # type: ignore[no-untyped-call]
             logits, taught, target = module(inputs[index]).logits, answer(index), labels[index]
             log_q, log_p = ((z / TEMPERATURE).log_softmax(-1) for z in (logits, taught))
             kd = functional.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
