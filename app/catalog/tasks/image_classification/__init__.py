@@ -143,7 +143,7 @@ class ImageClassification(Task):
         if isinstance(encoded, np.ndarray):
             return (encoded.astype(np.float32) * np.float32(preprocessing.rescale) - mean) / std
         values = encoded.float() * preprocessing.rescale
-        return (values - values.new_tensor(mean)) / values.new_tensor(std)
+        return values.sub_(values.new_tensor(mean)).div_(values.new_tensor(std))
 
     def decode(
         self, logits: "NDArray[np.float32]", labels: Sequence[str], *, top_k: int
