@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.problems import problem
 from app.api.telemetry import Telemetry
 from app.db.ids import new_id
-from app.errors import Invalid, PayloadTooLarge, StillhouseError
+from app.errors import Invalid, NotFound, PayloadTooLarge, StillhouseError
 from app.settings import Settings
 
 CLIENT_LEFT = 499  # in the log only: nobody was there to read an answer
@@ -61,9 +61,11 @@ class FrontDoor:
 
 
 def _check_url(scope: Scope) -> None:
-    """No database can look for the character NUL, and nothing is named with it. Raises Invalid."""
-    if "\0" in scope["path"] or b"%00" in scope["query_string"]:
-        raise Invalid("The URL contains the character NUL, which is part of no name here: leave it out.")
+    """No database can look for the character NUL, and nothing is named with it. Raises NotFound, Invalid."""
+    if "\0" in scope["path"]:
+        raise NotFound("There is nothing at a path with the character NUL; /docs lists what there is.")
+    if b"%00" in scope["query_string"]:
+        raise Invalid("The query contains the character NUL, which is part of no name here: leave it out.")
 
 
 def _request_id(headers: dict[bytes, bytes]) -> bytes:
