@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from app.errors import Fault
+from app.errors import Fault, pointer
 
 MAX_FAULTS = 50
 _AT_A_KEY = (
@@ -73,7 +73,7 @@ class _Place:
 
     @property
     def pointer(self) -> str:
-        return "".join("/" + part[:100].replace("~", "~0").replace("/", "~1") for part in self.path)
+        return pointer(*self.path)
 
     @property
     def is_wrong_type(self) -> bool:
@@ -97,13 +97,11 @@ class _Place:
         return Fault(self.pointer, self.kind, detail, self._remedy(message))
 
     def _fault_of_kind(self) -> Fault:
-        pointer, known = f"{self.pointer}/kind", {_kind(model) for model in _models(self.types, None)} - {""}
+        place, known = f"{self.pointer}/kind", {_kind(model) for model in _models(self.types, None)} - {""}
         if self.kind == "union_tag_not_found":
-            return Fault(
-                pointer, "missing", "This is missing.", f"Add it: one of {', '.join(sorted(known))}."
-            )
+            return Fault(place, "missing", "This is missing.", f"Add it: one of {', '.join(sorted(known))}.")
         fix = _suggest(str(self.value["kind"]), known)
-        return Fault(pointer, "unknown_kind", "There is no such kind.", fix)
+        return Fault(place, "unknown_kind", "There is no such kind.", fix)
 
     def _remedy(self, message: str) -> str:
         rule = re.fullmatch(r"Input should be (a valid |an? )?([^,]*)(,.*)?", message)

@@ -11,7 +11,7 @@ from typing import Any
 from app.api.strict_route import parse_body
 from app.api.uploads import Form, Received
 from app.catalog.spec import NAME
-from app.errors import Fault, Invalid
+from app.errors import Fault, Invalid, pointer
 from app.services.predictions import MAX_ROWS
 
 TOP_K = 3
@@ -89,9 +89,8 @@ def _order(sent: Mapping[str, Any], reference: str | None, rows: str) -> Order:
 
 
 def _unknown(name: str, known: set[str]) -> Fault:
-    pointer = "/" + name[:60].replace("~", "~0").replace("/", "~1")
     fix = f"known: {', '.join(sorted(known))}"
-    return Fault(pointer, "unknown_field", "there is no such field here", fix)
+    return Fault(pointer(name), "unknown_field", "there is no such field here", fix)
 
 
 # ---- in OpenAPI's words, for FastAPI sees none of this

@@ -28,6 +28,7 @@ from app.errors import (
     PayloadTooLarge,
     Unavailable,
     UnsupportedMediaType,
+    pointer,
     shown,
 )
 from app.settings import MIB, Settings
@@ -263,7 +264,7 @@ class _Receiver:
             fault = Fault(f"/{self._name}", "wrong_kind", f"{what} came here", fix)
             return Invalid(f"Field {self._name} cannot be {what}; {fix}.", fault)
         fix = f"fields that may be {what}: {', '.join(fields)}"
-        fault = Fault(f"/{shown(self._name)[1:-1]}", "unknown_field", "there is no such field", fix)
+        fault = Fault(pointer(self._name), "unknown_field", "there is no such field", fix)
         return Invalid(f"Unknown field {shown(self._name)}; {fix}.", fault)
 
     def _write(self, data: bytes, start: int, end: int) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Se
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
 
-from app.errors import Fault, Invalid
+from app.errors import Fault, Invalid, pointer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,7 +39,7 @@ def parse(form: type[F], value: Any, what: str) -> F:
         return form.model_validate(value)
     except ValidationError as error:
         faults = [
-            Fault("/" + "/".join(map(str, one["loc"])), one["type"], one["msg"])
+            Fault(pointer(*one["loc"]), one["type"], one["msg"])
             for one in error.errors(include_url=False)[:20]
         ]
         raise Invalid(f"{what}: {faults[0].pointer} {faults[0].detail}", *faults) from None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from app.errors import InvalidData, UnsafeFormat, shown
+from app.errors import InvalidData, UnsafeFormat, pointer, shown
 from app.intake.json_object import parse_object
 from app.intake.refusals import refusal
 
@@ -85,12 +85,10 @@ def _document(path: Path) -> dict[str, Any]:
             "Leave out what is not the model's.",
         )
     document = parse_object(path.read_bytes(), path.name)
-    for pointer, key, value in _walk(document):
+    for place, key, value in _walk(document):
         token = path.name in VOCABULARIES and type(value) is int
         if key in FORBIDDEN_KEYS and not (value is None or value is False or token):
-            detail = (
-                f"{path.name} holds {shown(pointer, 200)}, by which other code or weights would be loaded"
-            )
+            detail = f"{path.name} holds {shown(place, 200)}, by which other code or weights would be loaded"
             raise refusal(
                 UnsafeFormat,
                 detail,
@@ -99,13 +97,13 @@ def _document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _walk(value: Any, pointer: str = "") -> Iterator[tuple[str, str, Any]]:
+def _walk(value: Any, here: str = "") -> Iterator[tuple[str, str, Any]]:
     """Every (JSON pointer, key, value) of the objects in `value`, at any depth."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            here = f"{pointer}/{key.replace('~', '~0').replace('/', '~1')}"
-            yield here, key, inner
-            yield from _walk(inner, here)
+            place = here + pointer(key)
+            yield place, key, inner
+            yield from _walk(inner, place)
     elif isinstance(value, list):
         for index, inner in enumerate(value):
-            yield from _walk(inner, f"{pointer}/{index}")
+            yield from _walk(inner, here + pointer(index))

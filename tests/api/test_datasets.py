@@ -112,6 +112,7 @@ def test_named_splits_and_folders_are_taken(client: TestClient) -> None:
         ({"splits": '{"train": NaN}'}, b"a\n1\n", "invalid_request", "/splits"),
         ({"splits": '{"train": 0.5}'}, b"a\n1\n", "invalid_request", "/splits"),
         ({"splits": '{"dev": 1}'}, b"a\n1\n", "invalid_request", "/splits/dev/[key]"),
+        ({"splits": '{"a/b": 1}'}, b"a\n1\n", "invalid_request", "/splits/a~1b/[key]"),
         ({"seed": "x"}, b"a\n1\n", "invalid_request", "/seed"),
         ({"color": "x"}, b"a\n1\n", "invalid_request", "/color"),
         ({"label": "genus"}, as_csv(irises()), "invalid_data", "/label"),
