@@ -80,7 +80,7 @@ def _go(http: httpx.Client, seeds: int) -> bool:
     made = [_distill(http, spec, seed) for seed in range(seeds)]
     folder = FOLDER / "student"
     files = service.download(http, made[0].version, folder)
-    screen.report(made[0].report, _latencies(folder))
+    screen.report(made[0].report, _measured(folder))
     if seeds > 1:
         screen.seeds([one.report for one in made])
     return _agree(http, made[0].version, folder, hands["test"], files)
@@ -163,14 +163,11 @@ def _distill(http: httpx.Client, spec: Json, seed: int) -> Made:
     return Made(report, f"/v1/models/{name}/versions/{version}")
 
 
-def _latencies(student: Path) -> dict[str, tuple[float, float]]:
-    """Milliseconds for one image and for 32, both models measured alike."""
+def _measured(student: Path) -> dict[str, outside.Measured]:
+    """Both models in the same way, for the report knows the student's files alone."""
     files = {"teacher": FOLDER / "teacher.onnx", "student": student / "model.onnx"}
     with screen.doing("measuring both in plain onnxruntime"):
-        return {
-            name: (outside.latency_ms(file, 1, teacher.EDGE), outside.latency_ms(file, 32, teacher.EDGE))
-            for name, file in files.items()
-        }
+        return {name: outside.measure(file) for name, file in files.items()}
 
 
 def _agree(http: httpx.Client, version: str, folder: Path, digits: list[Digit], files: list[Json]) -> bool:

@@ -1,6 +1,7 @@
 """The student outside of Stillhouse: a folder that plain transformers and plain onnxruntime open."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,21 @@ from numpy.typing import NDArray
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from examples.digits.rows import Digit
-from examples.digits.teacher import pixel_values
+from examples.digits.teacher import EDGE, pixel_values
 
 Probabilities = NDArray[np.float64]  # (rows, 10), the digits in order
 MEASURED_S = 0.5
 WARM_UPS = 5
+MANY = 32  # images in the larger of two batches
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An ONNX file: its bytes, and the median milliseconds for one image and for MANY at once."""
+
+    size: int
+    one_ms: float
+    many_ms: float
 
 
 def by_transformers(folder: Path, digits: list[Digit]) -> Probabilities:
@@ -32,10 +43,14 @@ def by_onnxruntime(folder: Path, digits: list[Digit]) -> Probabilities:
     return _softmax(logits)
 
 
-def latency_ms(file: Path, batch: int, edge: int) -> float:
-    """The median time that an ONNX file takes for a batch of images of edge x edge pixels."""
+def measure(file: Path) -> Measured:
     session = onnxruntime.InferenceSession(file)
-    inputs = {"pixel_values": np.random.default_rng(0).normal(size=(batch, 3, edge, edge)).astype(np.float32)}
+    return Measured(file.stat().st_size, _latency_ms(session, 1), _latency_ms(session, MANY))
+
+
+def _latency_ms(session: onnxruntime.InferenceSession, batch: int) -> float:
+    pixels = np.random.default_rng(0).normal(size=(batch, 3, EDGE, EDGE))
+    inputs = {"pixel_values": pixels.astype(np.float32)}
     for _ in range(WARM_UPS):
         session.run(None, inputs)
     seconds: list[float] = []

@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from examples.digits.outside import Measured
 from examples.digits.rows import Digit
 from examples.digits.service import Json
 
@@ -17,7 +18,7 @@ console = Console(highlight=False)
 
 def hands(dealt: dict[str, list[Digit]]) -> None:
     counts = ", ".join(f"{name} {len(digits)}" for name, digits in dealt.items())
-    console.print(f"[bold]Handwritten digits[/] no two hands hold the same one: {counts}", soft_wrap=True)
+    console.print(f"[bold]Handwritten digits[/], no two hands hold the same one: {counts}", soft_wrap=True)
 
 
 def doing(what: str) -> AbstractContextManager[object]:
@@ -69,20 +70,18 @@ def follow(job: Json, events: Iterable[Json]) -> None:
                 progress.console.print(f"  [yellow]{escape(event['message'])}[/]")
 
 
-def report(found: Json, latencies: dict[str, tuple[float, float]]) -> None:
-    """latencies: milliseconds at batch 1 and 32."""
+def report(found: Json, measured: dict[str, Measured]) -> None:
+    """measured: of teacher and student; the control is the student's network with other weights."""
     columns = {column["name"]: column for column in found["columns"]}
-    table = Table("", "accuracy (95 %)", "parameters", "1 image", "32 images", title="The report")
+    table = Table("", "accuracy (95 %)", "parameters", "as ONNX", "1 image", "32 images", title="The report")
     for name in ("teacher", "control", "student"):
-        times = latencies["teacher" if name == "teacher" else "student"]
         accuracy = _interval(columns[name]["metrics"]["accuracy"])
-        table.add_row(name, accuracy, f"{columns[name]['parameters']:,}", *(f"{ms:.2f} ms" for ms in times))
+        told = _measured(measured["teacher" if name == "teacher" else "student"])
+        table.add_row(name, accuracy, f"{columns[name]['parameters']:,}", *told)
     console.print(table)
     console.print(escape(found["verdict"]), soft_wrap=True)
     if found["gap_recovered"]:
-        console.print(
-            f"Recovered of the gap between control and teacher: {_interval(found['gap_recovered'])}"
-        )
+        console.print(f"Recovered of the gap from control to teacher: {_interval(found['gap_recovered'])}")
     _exports(found["exports"])
 
 
@@ -146,11 +145,19 @@ def _told(data: Json) -> str:
     return f"step {data['step']}/{data['total_steps']}, {data['samples_per_s']:,.0f} samples/s"
 
 
+def _measured(file: Measured) -> list[str]:
+    return [_kib(file.size), f"{file.one_ms:.2f} ms", f"{file.many_ms:.2f} ms"]
+
+
+def _kib(size: int) -> str:
+    return f"{size / 1024:,.0f} KiB"
+
+
 def _exports(exports: Sequence[Json]) -> None:
     table = Table("file", "size", "same answers", "1 image", "32 images", title="The student's files")
     for one in exports:
         times = [f"{latency['p50_ms']:.2f} ms" for latency in one["latency"]]
-        table.add_row(one["kind"], f"{one['size'] / 1024:,.0f} KiB", f"{one['agreement']:.1%}", *times)
+        table.add_row(one["kind"], _kib(one["size"]), f"{one['agreement']:.1%}", *times)
     console.print(table)
 
 
@@ -161,5 +168,5 @@ def _accuracy(found: Json, name: str) -> float:
 
 
 def _interval(one: Json) -> str:
-    bounds = "" if one["low"] is None else f" ({one['low']:.1%} to {one['high']:.1%})"
+    bounds = "" if one["low"] is None else f" ({one['low'] * 100:.1f}–{one['high'] * 100:.1f})"
     return f"{one['value']:.1%}{bounds}"
