@@ -26,7 +26,7 @@ class Waiting(BaseModel):
 
 class PhaseView(BaseModel):
     name: Literal[PHASES]  # type: ignore[valid-type]
-    status: Literal["pending", "running", "succeeded", "failed"]
+    status: Literal["pending", "running", "succeeded", "failed", "cancelled"]
     progress: float = Field(description="0 to 1")
     started_at: datetime | None
     ended_at: datetime | None

@@ -184,12 +184,14 @@ def crash(session: Session, job_id: str, attempt: int, why: str, max_no_progress
 
 def cancelled(session: Session, job_id: str, attempt: int) -> None:
     """The attempt was stopped because its user discarded the job."""
+    job = owner_row(session, job_id, attempt)
     owner_change(
         session,
         job_id,
         attempt,
         Job.desired == "cancel",
-        events=ended("cancelled", "cancelled by its user"),
+        events=[_attempt_ended(attempt), *ended("cancelled", "cancelled by its user")],
+        phases=_closed(job, "cancelled"),
         **end("cancelled"),
     )
 
@@ -321,7 +323,7 @@ def succeed(
         Job.desired != "cancel",
         events=[
             Note("job.status", "succeeded", data={"status": "succeeded"}),
-            Note("attempt.ended", f"attempt {attempt} ended"),
+            _attempt_ended(attempt),
             done,
         ],
         output_version_id=version.id,
@@ -340,27 +342,23 @@ def fail(session: Session, job_id: str, attempt: int, error: Json) -> None:
     if job.desired == "cancel":
         cancelled(session, job_id, attempt)
         return
-    phases = [
-        {**p, "status": "failed", "ended_at": _stamp()} if p["status"] == "running" else p for p in job.phases
-    ]
     owner_change(
         session,
         job_id,
         attempt,
-        events=ended(
-            "failed", error["detail"], level="error", phase=error.get("phase"), data={"code": error["code"]}
-        ),
+        events=[
+            _attempt_ended(attempt),
+            *ended("failed", error["detail"], "error", error.get("phase"), {"code": error["code"]}),
+        ],
         error=error,
-        phases=phases,
+        phases=_closed(job, "failed"),
         **end("failed"),
     )
 
 
 def _give_back(session: Session, job: Job, *, why: str, crashed: bool, limit: int) -> None:
     """Ends an attempt without a verdict: as its user wished, else queued again, else failed as poison."""
-    attempt_ended = Note(
-        "attempt.ended", f"attempt {job.attempt} ended: {why}", "warning", data={"attempt": job.attempt}
-    )
+    attempt_ended = _attempt_ended(job.attempt, why)
     if job.desired in ("cancel", "finish"):
         message = (
             "cancelled by its user"
@@ -372,6 +370,7 @@ def _give_back(session: Session, job: Job, *, why: str, crashed: bool, limit: in
             job.id,
             job.attempt,
             events=[attempt_ended, *ended("cancelled", message)],
+            phases=_closed(job, "cancelled"),
             **end("cancelled"),
         )
     elif crashed and job.no_progress + 1 >= limit:
@@ -385,6 +384,7 @@ def _give_back(session: Session, job: Job, *, why: str, crashed: bool, limit: in
                 *ended("failed", error["detail"], "error", error["phase"], {"code": "poison"}),
             ],
             error=error,
+            phases=_closed(job, "failed"),
             no_progress=job.no_progress + 1,
             failures=job.failures + 1,
             **end("failed"),
@@ -414,6 +414,19 @@ def _poison(job: Job, why: str) -> Json:
     )
     running = next((phase["name"] for phase in job.phases if phase["status"] == "running"), None)
     return {**error.body(), "phase": running, "blame": error.blame, "attempt": job.attempt}
+
+
+def _attempt_ended(attempt: int, why: str | None = None) -> Note:
+    data = {"attempt": attempt}
+    if why is None:
+        return Note("attempt.ended", f"attempt {attempt} ended", data=data)
+    return Note("attempt.ended", f"attempt {attempt} ended: {why}", "warning", data=data)
+
+
+def _closed(job: Job, status: str) -> list[Json]:
+    """The phases of an ended job: the one that ran ends as the job does."""
+    over = {"status": status, "ended_at": _stamp()}
+    return [{**phase, **over} if phase["status"] == "running" else phase for phase in job.phases]
 
 
 def _with_phase(job: Job, name: str, **changes: Any) -> list[Json]:
