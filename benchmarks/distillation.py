@@ -50,11 +50,11 @@ def main() -> int:
 
 
 def compare(expert: nn.Module, learned_from: Images, path: Path) -> int:
-    inputs, labels = normalize(torch.from_numpy(learned_from.pixels)), torch.from_numpy(learned_from.labels)
+    pixels, labels = torch.from_numpy(learned_from.pixels), torch.from_numpy(learned_from.labels)
 
     @torch.no_grad()
-    def live(index: Tensor) -> Tensor:
-        logits: Tensor = expert(inputs[index]).logits
+    def live(_index: Tensor, inputs: Tensor) -> Tensor:
+        logits: Tensor = expert(inputs).logits
         return logits
 
     rounds: list[list[float]] = []
@@ -65,7 +65,7 @@ def compare(expert: nn.Module, learned_from: Images, path: Path) -> int:
         moments.append(time.process_time())
         teach(cached, learned_from, np.load(path)[:, None])
         moments.append(time.process_time())
-        teach_barely(plain, inputs, labels, live)
+        teach_barely(plain, pixels, labels, live)
         moments.append(time.process_time())
         rounds.append([after - before for before, after in pairwise(moments)])
     return show(rounds[1:], TRAINING.epochs * len(labels), difference(cached, plain))

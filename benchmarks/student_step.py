@@ -14,7 +14,7 @@ import torch
 
 from examples.digits.__main__ import STUDENT
 from examples.digits.rows import LABELS, deal
-from harness.lessons import TRAINING, Images, difference, images, normalize, student, teach, teach_barely
+from harness.lessons import TRAINING, Images, difference, images, student, teach, teach_barely
 
 LARGER = {"kind": "resnet", "embedding_size": 32, "hidden_sizes": [64, 128], "depths": [1, 1]}
 ROUNDS, THREADS, SAME, PROMISED = 21, 1, 1e-5, 1.10
@@ -30,15 +30,14 @@ def main() -> int:
 def compare(sizes: dict[str, Any], learned_from: Images) -> int:
     shape = len(learned_from.labels), len(LABELS)
     answers = np.random.default_rng(0).normal(scale=4, size=shape).astype(np.float32)
-    inputs, labels, known = map(torch.from_numpy, (learned_from.pixels, learned_from.labels, answers))
-    normalized = normalize(inputs)
+    pixels, labels, known = map(torch.from_numpy, (learned_from.pixels, learned_from.labels, answers))
     rounds: list[tuple[float, float]] = []
     for _ in range(ROUNDS + 1):  # the first round warms up
         ours, bare = student(sizes), student(sizes)
         started = time.process_time()
         teach(ours, learned_from, answers[:, None], SHORT)
         between = time.process_time()
-        teach_barely(bare, normalized, labels, lambda index: known[index], SHORT)
+        teach_barely(bare, pixels, labels, lambda index, _: known[index], SHORT)
         rounds.append((between - started, time.process_time() - between))
     steps = SHORT.epochs * len(labels) // TRAINING.batch_size
     engine_ms, bare_ms = (1000 * median(column) / steps for column in zip(*rounds[1:], strict=True))
