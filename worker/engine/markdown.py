@@ -50,7 +50,7 @@ def _comparison(report: Report) -> list[str]:
         *_table(["", *names], rows),
         *(f"- {column.name}: {column.about}" for column in report.columns),
         "",
-        "## Differences over the same rows",
+        "## Differences over the same rows, percentages in points",
         *_table(["", *metrics], gaps),
         *recovered,
     ]
