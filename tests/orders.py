@@ -25,6 +25,7 @@ def spec(**changes: Any) -> dict[str, Any]:
         "teachers": [{"model": "model:botanist"}],
         "student": {"architecture": {"kind": "mlp", "hidden_sizes": [4]}},
         "data": {"train": "dataset:iris#train", "test": "dataset:iris#test"},
+        "training": {"batch_size": 16},
         **changes,
     }
 

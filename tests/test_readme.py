@@ -29,7 +29,10 @@ def test_the_session_by_hand_runs_as_written(service: Callable[..., httpx.Client
     assert '"ok":true' in done.stdout
     assert "event: job.ended" in done.stdout
     assert "control" in done.stdout
-    assert '"label":"virginica"' in done.stdout.replace(": ", ":")
+    assert '"predictions":[{"label":"virginica"' in done.stdout.replace(" ", "")
+    reached = re.search(r"The student reaches ([0-9.]+)% accuracy", done.stdout)
+    assert reached is not None
+    assert float(reached[1]) > 85
     assert (tmp_path / "data/iris/tiny.onnx").stat().st_size > 0
 
 

@@ -62,7 +62,8 @@ def filters(
     if task is not None and task not in TASKS:
         known = ", ".join(TASKS)
         raise Invalid(
-            f"There is no such task; there are {known}.", Fault("/task", "unknown", "", f"use {known}")
+            f"There is no such task; there are {known}.",
+            Fault("/task", "unknown", "no such task", f"use {known}"),
         )
     given = request.query_params.multi_items()
     labels = {key.removeprefix(LABEL): value for key, value in given if key.startswith(LABEL)}

@@ -12,7 +12,7 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, Union, cast
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
 
 from app.errors import Fault, Invalid, pointer
 
@@ -169,7 +169,7 @@ class Loss(Plugin):
     )
     paper: ClassVar[str] = ""
 
-    weight: Scheduled[float] = Field(
+    weight: Scheduled[NonNegativeFloat] = Field(
         1.0, description="share in the weighted sum of the losses, or a schedule of it"
     )
 

@@ -162,6 +162,12 @@ class Training(Frozen):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
+def steps_of(rows: int, batch_size: int) -> int:
+    """Optimizer steps of an epoch. A last batch of one row is left out: batch norm cannot take it."""
+    whole, rest = divmod(rows, batch_size)
+    return max(whole + (rest > 1), 1)
+
+
 class Evaluation(Frozen):
     compare: list[Literal["teacher", "control"]] = Field(
         ["teacher", "control"],
@@ -193,6 +199,12 @@ def _each_kind_once(exports: list[Export]) -> list[Export]:
     return exports
 
 
+def _some_weight(losses: list[Loss]) -> list[Loss]:
+    if all(loss.weight == 0 for loss in losses):
+        raise ValueError("at least one loss needs a weight above 0")
+    return losses
+
+
 class JobSpec(Frozen):
     """What a user orders. The smallest one is task, teachers, student and data."""
 
@@ -207,7 +219,9 @@ class JobSpec(Frozen):
     )
     student: Student
     data: Data
-    losses: Annotated[list[AnyLoss], Field(min_length=1, max_length=16)] | Hinton = Hinton()
+    losses: (
+        Annotated[list[AnyLoss], Field(min_length=1, max_length=16), AfterValidator(_some_weight)] | Hinton
+    ) = Hinton()
     scheme: AnyScheme = SCHEMES["offline"]()  # type: ignore[call-arg]
     training: Training = Training()
     evaluation: Evaluation = Evaluation()

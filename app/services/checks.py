@@ -35,7 +35,11 @@ class Checks:
         except Invalid as error:
             faults = error.faults or (Fault(pointer, error.code, error.detail),)
             placed = [Fault(one.pointer or pointer, one.code, one.detail, one.fix) for one in faults]
-            self.all += [Check(name=name, status="fail", **vars(fault)) for fault in placed]
+            told = [error.detail] if len(placed) == 1 else [fault.detail for fault in placed]
+            self.all += [
+                Check(name=name, status="fail", **{**vars(fault), "detail": detail})
+                for fault, detail in zip(placed, told, strict=True)
+            ]
             self._errors.append(type(error)(error.detail, *placed))
             return None
         self.all.append(Check(name=name, status="ok"))

@@ -47,6 +47,11 @@ class Tables:
         rows = self.labeled or self.train.pin.rows
         return min(round(rows * share), rows - 1)
 
+    def learned_rows(self, validation: object) -> int:
+        """Training rows that are left when those held out are taken away."""
+        held = self.held_out(validation.holdout) if isinstance(validation, Holdout) else 0
+        return self.training_rows - held
+
     def pinned(self, data: Data) -> ResolvedData:
         by_pointer = {table.pointer: table.pin for table in self.judging}
         return ResolvedData(
@@ -167,8 +172,8 @@ def _counts(table: Table, label: str) -> dict[str, int]:
     if counts is None:
         fault = Fault(
             "/data/columns/label",
-            "too_many_classes",
-            "more than 1,000 distinct values",
+            "no_classes",
+            f"it holds {table.columns[label].type}s, or more than 1,000 distinct values",
             "name a class column",
         )
         raise InvalidData(f"{shown(label)} of {table.pin.reference} is not a column of classes", fault)
@@ -176,7 +181,8 @@ def _counts(table: Table, label: str) -> dict[str, int]:
 
 
 def _check_size(data: Data, tables: Tables) -> None:
-    short = [(tables.train.pointer, tables.training_rows, LEAST_TRAINING_ROWS, "training rows")]
+    learned = tables.learned_rows(data.validation)
+    short = [(tables.train.pointer, learned, LEAST_TRAINING_ROWS, "training rows")]
     short += [(one.pointer, one.pin.rows, LEAST_JUDGING_ROWS, "rows") for one in tables.judging]
     if isinstance(data.validation, Holdout):
         held = tables.held_out(data.validation.holdout)

@@ -11,10 +11,11 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.catalog.base import Architecture, Frozen, Input
-from app.catalog.spec import Holdout, JobSpec, PinnedModel, Resolved
+from app.catalog.spec import JobSpec, PinnedModel, Resolved, steps_of
 from app.db.tables import Job, Model, ModelVersion
 from app.errors import Fault, Invalid, InvalidSpec, LabelMismatch, ShapeMismatch, WillNotFit, shown
 from app.services import data_plan, models
+from app.services.advice import advise
 from app.services.checks import Check, Checks
 from app.services.data_plan import Tables
 from app.settings import Settings
@@ -142,10 +143,12 @@ def _fitted(
     checks.demand()
     assert architecture is not None
     parameters = architecture.parameters(seen, len(first.labels))
-    _warn(spec, settings, parameters, first, tables, checks)
+    order = _filled_in(session, spec, architecture, preprocessing, first)
+    known = [teacher for teacher in pinned if teacher is not None]
+    advise(order, settings, known, tables, parameters, checks)
     return Resolved(
-        spec=_filled_in(session, spec, architecture, preprocessing, first),
-        teachers=[teacher for teacher in pinned if teacher is not None],
+        spec=order,
+        teachers=known,
         data=tables.pinned(spec.data),
         labels=list(first.labels),
         input=seen,
@@ -234,7 +237,8 @@ def _student(settings: Settings, spec: JobSpec, first: ModelVersion, seen: Input
     architecture = spec.student.architecture.resolve(first.details.get("config"), first.parameters)
     if reason := architecture.accepts(seen):
         raise ShapeMismatch(
-            f"The student cannot take the input: {reason}", Fault(pointer, "input", reason, "see detail")
+            f"The student cannot take the input: {reason}",
+            Fault(pointer, "input", reason, "choose another family, or other sizes"),
         )
     parameters = architecture.parameters(seen, len(first.labels))
     if parameters > settings.max_parameters:
@@ -250,33 +254,6 @@ def _student(settings: Settings, spec: JobSpec, first: ModelVersion, seen: Input
                 detail, Fault(f"/exports/{place}/kind", "unsupported", detail, f"choose from {known}")
             )
     return architecture
-
-
-def _warn(
-    spec: JobSpec, settings: Settings, parameters: int, first: ModelVersion, tables: Tables, checks: Checks
-) -> None:
-    if parameters >= first.parameters > 0:
-        detail = f"the student has {parameters:,} parameters, the first teacher {first.parameters:,}"
-        checks.warn(
-            "size", "not_smaller", "/student/architecture", detail, "order a smaller student, if size matters"
-        )
-    if not any(export.serves for export in spec.exports):
-        detail = "none of the exports can be served at /predict"
-        checks.warn("exports", "not_served", "/exports", detail, "add onnx")
-    if spec.data.test is None:
-        detail = "the report will stand on the validation rows, which also chose the best step"
-        checks.warn("test", "no_test_rows", "/data/test", detail, "hold rows out as a test split")
-    for table in tables.judging:
-        if (table.pin.dataset_id, table.pin.split) == (tables.train.pin.dataset_id, tables.train.pin.split):
-            detail = f"{table.pin.reference} is what the student trains on, so it proves nothing"
-            checks.warn("rows", "training_rows", table.pointer, detail, "name another split, as in #test")
-    if not tables.labeled:
-        detail = "no training row has a label, so there is no control and no share of the truth"
-        checks.warn("labels", "no_labels", "/data/train", detail, "label a few rows")
-    wanted = spec.resources.accelerator
-    if settings.embedded and wanted not in ("auto", *settings.accelerators):
-        detail = f"the only worker has {', '.join(settings.accelerators)}, so the job would wait for ever"
-        checks.warn("accelerator", "no_worker", "/resources/accelerator", detail, "use auto")
 
 
 def _filled_in(
@@ -298,11 +275,8 @@ def _name(session: Session, version: ModelVersion) -> str:
 
 
 def _estimate(resolved: Resolved, tables: Tables) -> Estimate:
-    validation = resolved.data.validation
-    held = tables.held_out(validation.holdout) if isinstance(validation, Holdout) else 0
-    rows = tables.training_rows - held
-    training = resolved.spec.training
-    steps = -(-rows // training.batch_size)
+    training, rows = resolved.spec.training, tables.learned_rows(resolved.data.validation)
+    steps = steps_of(rows, training.batch_size)
     teacher = sum(one.parameters for one in resolved.teachers)
     return Estimate(
         student_parameters=resolved.parameters,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -160,6 +161,19 @@ def test_too_few_rows(shop: Session) -> None:
     assert pointers(error) == ["/data/train"]
 
 
+def test_a_holdout_that_leaves_too_few_rows_to_learn_from(shop: Session) -> None:
+    error = refused(shop, data=data(validation={"holdout": 0.9}))
+    assert (type(error), pointers(error)) == (DatasetTooSmall, ["/data/train"])
+
+
+@pytest.mark.parametrize(
+    "losses", [[{"kind": "kd", "weight": -1}], [{"kind": "kd", "weight": 0}, {"kind": "dkd", "weight": 0}]]
+)
+def test_losses_that_teach_nothing_or_the_opposite(losses: Any) -> None:
+    with pytest.raises(ValidationError):
+        JobSpec.model_validate(orders.spec(losses=losses))
+
+
 def test_a_holdout_of_too_few_rows(shop: Session) -> None:
     error = refused(shop, data=data(validation={"holdout": 0.01}))
     assert (type(error), pointers(error)) == (DatasetTooSmall, ["/data/validation/holdout"])
@@ -205,9 +219,11 @@ def test_what_is_allowed_but_unwise_is_a_warning_with_its_reason(shop: Session) 
         shop,
         teachers=[{"model": "model:tiny"}],
         data={"train": "dataset:iris#train"},
+        training={"epochs": 1},
+        output={"model": "tiny"},
         exports=[{"kind": "safetensors"}],
         resources={"accelerator": "cuda"},
     )
     assert found.ok
     warned = {check.code for check in found.checks if check.status == "warn"}
-    assert warned == {"not_smaller", "not_served", "no_test_rows", "no_worker"}
+    assert warned == {"not_smaller", "not_served", "no_test_rows", "no_worker", "few_steps", "teachers_name"}

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ from app.catalog.base import Batch, Context, Input, Loss, Outputs
 from app.catalog.losses.cross_entropy import CrossEntropy
 from app.catalog.losses.kd import KD
 from app.catalog.losses.logit_mse import LogitMSE
-from app.catalog.spec import EarlyStopping, Training
+from app.catalog.spec import EarlyStopping, Training, steps_of
 from app.errors import NumericDivergence
 from tests.worker.workshop import DIGITS, digits
 from worker.data import Split
@@ -23,7 +24,7 @@ from worker.engine.device import Device, Rows, seed_everything
 from worker.engine.distill import Lesson, Trained, distill
 from worker.engine.ensemble import combination
 from worker.engine.metrics import truth_metrics
-from worker.engine.schedule import batches, learning_rate, steps_of
+from worker.engine.schedule import batches, learning_rate
 from worker.engine.teachers import as_answer
 from worker.engine.train import control_lesson
 
@@ -51,9 +52,9 @@ class Notes:
         pass
 
 
-def student(hidden: int = 16) -> nn.Module:
+def student(hidden: int = 16, dropout: float = 0.1) -> nn.Module:
     seed_everything(7)
-    return MLP(hidden_sizes=(hidden,), dropout=0.1).build(Input(modality="vector", shape=(64,)), DIGITS)
+    return MLP(hidden_sizes=(hidden,), dropout=dropout).build(Input(modality="vector", shape=(64,)), DIGITS)
 
 
 def lesson(expert: nn.Module, **changes: Any) -> Lesson:
@@ -150,6 +151,19 @@ def test_each_term_is_read_by_its_name_and_the_loss_is_their_weighted_sum(expert
     assert values["loss"] == pytest.approx(
         0.5 * values["kd"] + 0.25 * values["kd_2"] + 2 * values["logit_mse"]
     )
+
+
+def test_what_each_term_pulls_is_its_weighted_gradient_at_the_logits_of_the_first_batch(
+    expert: nn.Module,
+) -> None:
+    terms: list[Loss] = [CrossEntropy(weight=3.0), KD(temperature=4.0, weight=0.0)]
+    module = student(dropout=0.0)
+    before = deepcopy(module)
+    trained = teach(module, lesson(expert, terms=terms), Training(epochs=1, batch_size=64))
+    rows = next(iter(batches(np.arange(320), 320, 64, (0, 0))))
+    logits = before(torch.from_numpy(FEATURES)[rows]).logits.detach()
+    errors = logits.softmax(-1) - nn.functional.one_hot(torch.from_numpy(LABELS)[rows], 10)
+    assert trained.pulls == {"cross_entropy": pytest.approx(float(3 * errors.norm() / 64)), "kd": 0.0}
 
 
 def test_a_loss_that_is_no_number_is_named_before_the_optimizer_moves(expert: nn.Module) -> None:

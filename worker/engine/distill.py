@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from app.catalog.base import Batch, Context, Loss, Outputs
+from app.catalog.spec import steps_of
 from worker.engine.device import Device, Rows, state_on_cpu
 from worker.engine.objective import Objective
-from worker.engine.schedule import batches, learning_rate, make_optimizer, steps_of
+from worker.engine.schedule import batches, learning_rate, make_optimizer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,7 +48,10 @@ class Lesson:
 
 @dataclass(frozen=True)
 class Trained:
-    """`state` are the weights of the best step, on the CPU; the module itself keeps the last ones."""
+    """`state` are the weights of the best step, on the CPU; the module itself keeps the last ones.
+
+    pulls: the norm of each weighted term's gradient at the logits of the first batch; none of a lone term.
+    """
 
     state: dict[str, Tensor]
     best: Metrics
@@ -57,6 +61,7 @@ class Trained:
     seconds: float
     samples: int
     stopped_by: Ended
+    pulls: Metrics
 
 
 class Watch(Protocol):
@@ -90,6 +95,7 @@ def distill(
     optimizer = make_optimizer(training.optimizer, learned)
     epoch_steps = steps_of(lesson.epoch_rows, training.batch_size)
     total = training.epochs * epoch_steps
+    pulls: Metrics = {}
     best, started, step, samples = _Best(lesson.metric), time.monotonic(), 0, 0
     patience = training.early_stopping.patience if training.early_stopping else training.epochs
 
@@ -106,13 +112,16 @@ def distill(
                 t: Outputs(None if answers is None else lesson.combine(answers, t)) for t in {*temperatures}
             }
             with device.autocast():
-                outputs = Outputs(student(lesson.normalize(lesson.inputs[index])).logits)
+                logits = student(lesson.normalize(lesson.inputs[index])).logits
+            outputs = Outputs(logits)
             values = torch.stack(
                 [term(outputs, teacher[t], batch) for term, t in zip(terms, temperatures, strict=True)]
             )
             loss = values @ weights
             if not loss.isfinite():
                 raise objective.diverged(values, step)
+            if step == 0 and len(terms) > 1:
+                pulls = objective.pulls(values, weights, logits)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             if training.clip_norm is not None:
@@ -137,7 +146,7 @@ def distill(
 
     ended: Ended = "epochs" if step == total else "user" if enough else "early_stopping"
     return Trained(
-        best.state, best.metrics, best.step, step, total, time.monotonic() - started, samples, ended
+        best.state, best.metrics, best.step, step, total, time.monotonic() - started, samples, ended, pulls
     )
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from app.catalog.spec import steps_of
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -39,12 +41,6 @@ def learning_rate(schedule: "LearningRateSchedule", peak: float, step: int, tota
     if schedule.kind == "cosine":
         return peak * (1 + math.cos(math.pi * done)) / 2
     return peak * (1 - done) if schedule.kind == "linear" else peak
-
-
-def steps_of(rows: int, batch_size: int) -> int:
-    """Optimizer steps of an epoch. A last batch of one row is left out: batch norm cannot take it."""
-    whole, rest = divmod(rows, batch_size)
-    return max(whole + (rest > 1), 1)
 
 
 def batches(
