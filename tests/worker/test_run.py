@@ -249,6 +249,22 @@ def test_a_teacher_that_does_not_know_the_labels_is_noticed(workshop: Workshop, 
     assert warnings["teacher_labels_disagree"].level == "warning"
 
 
+@pytest.mark.parametrize(
+    ("losses", "dominating"),
+    [
+        ({"preset": "hinton"}, []),
+        ([{"kind": "kd", "weight": 1e6}, {"kind": "cross_entropy", "weight": 1}], ["kd"]),
+    ],
+)
+def test_only_a_loss_that_leaves_nothing_to_the_others_is_warned_of(
+    workshop: Workshop, expert: nn.Module, losses: Any, dominating: list[str]
+) -> None:
+    train, teacher = workshop.data(table(X[:300], Y[:300])), workshop.perceptron(expert, (64, 64))
+    job = workshop.carry_out(order([teacher], train, spec={**PLAIN, "losses": losses}))
+    warned = [e.data for e in notes(workshop, job, "warning") if e.data["kind"] == "loss_term_dominates"]
+    assert [one["term"] for one in warned] == dominating
+
+
 def test_without_labels_there_is_no_control_and_the_report_says_so(
     workshop: Workshop, expert: nn.Module
 ) -> None:

@@ -54,6 +54,12 @@ class Objective:
         device."""
         return {"loss": float(means @ weights), **dict(zip(self.names, means.tolist(), strict=True))}
 
+    def pulls(self, values: Tensor, weights: Tensor, logits: Tensor) -> dict[str, float]:
+        """The norm of each weighted term's gradient at the student's logits; 0 where none reaches them."""
+        found = [torch.autograd.grad(v, logits, retain_graph=True, allow_unused=True)[0] for v in values]
+        norms = [0.0 if one is None else float(one.float().norm()) for one in found]
+        return {name: norm * w for name, norm, w in zip(self.names, norms, weights.tolist(), strict=True)}
+
     def diverged(self, values: Tensor, step: int) -> NumericDivergence:
         named = zip(self.names, values.tolist(), strict=True)
         broken = [f"{name} = {value}" for name, value in named if not math.isfinite(value)]

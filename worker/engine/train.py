@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-DOMINATES = 0.99  # share of one term in the weighted sum, from which on the others hardly count
+DOMINATES = 0.99  # share of one weighted term in the gradients, from which on the others hardly count
 OVERFITS = 1.2  # times the lowest validation log loss, at the end
 PREDICTED_ROWS = 256  # at once
 
@@ -46,7 +46,7 @@ def train(order: Order, material: Material, answers: "dict[str, Array]", finish:
     lesson = student_lesson(order, material, answers)
     watch = _JobWatch(order.journal, prefix="", first=0.0, share=1.0 if why else 0.5)
     student = distill(order.new_student(), lesson, training, device=order.device, watch=watch, finish=finish)
-    _diagnose(order, lesson, watch)
+    _diagnose(order, student.pulls, watch.log_losses)
     if why or finish.is_set():
         return Taught(student, None, why or "the job was ended early, before the control was trained")
     watch = _JobWatch(order.journal, prefix="control_", first=0.5, share=0.5)
@@ -123,23 +123,18 @@ def _no_control(order: Order, material: Material) -> str:
     return "" if len(material.training.labeled) else "no training row has a label"
 
 
-def _diagnose(order: Order, lesson: Lesson, watch: "_JobWatch") -> None:
-    weighted = {
-        name: abs(float(term.at(0).weight) * value)
-        for term, (name, value) in zip(lesson.terms, watch.first_terms.items(), strict=True)
-    }
-    total = sum(weighted.values())
-    for name, value in weighted.items():
-        if len(weighted) > 1 and total and value / total > DOMINATES:
-            order.journal.warn(
-                "loss_term_dominates",
-                f"{name} was {value / total:.1%} of the weighted loss at first: the other terms hardly "
-                "count. "
-                "Lower its weight.",
-                term=name,
-                share=value / total,
-            )
-    losses = watch.log_losses
+def _diagnose(order: Order, pulls: Metrics, losses: list[float]) -> None:
+    # A term without any gradient on this one batch, as of labels that none of its rows has, tells nothing.
+    felt = {name: norm for name, norm in pulls.items() if norm > 0}
+    name = max(felt, key=lambda term: felt[term], default="")
+    if len(felt) > 1 and (share := felt[name] / sum(felt.values())) > DOMINATES:
+        order.journal.warn(
+            "loss_term_dominates",
+            f"{name} made {share:.1%} of the gradients at first: the other losses hardly count. "
+            "Lower its weight.",
+            term=name,
+            share=share,
+        )
     if losses and losses[-1] > OVERFITS * min(losses):
         order.journal.warn(
             "overfitting",
@@ -157,7 +152,6 @@ class _JobWatch:
     def __init__(self, journal: Journal, *, prefix: str, first: float, share: float) -> None:
         self._journal, self._prefix, self._first, self._share = journal, prefix, first, share
         self._started = time.monotonic()
-        self.first_terms: Metrics = {}
         self.log_losses: list[float] = []
 
     def step(self, step: int, total: int, epoch: int, samples: int) -> None:
@@ -174,10 +168,7 @@ class _JobWatch:
         )
 
     def reading(self, split: Literal["train", "validation"], step: int, values: Metrics) -> None:
-        if split == "train":
-            terms = {name: value for name, value in values.items() if name != "loss"}
-            self.first_terms = self.first_terms or terms
-        elif "log_loss" in values:
+        if split == "validation" and "log_loss" in values:
             self.log_losses.append(values["log_loss"])
         self._journal.points(self._prefix + split, step, values)
 
