@@ -95,7 +95,9 @@ def test_a_job_goes_from_its_order_to_a_registered_student(
     assert report["rows"] == 597
     assert report["data"] == {"training": 1140, "training_labeled": 240, "validation": 60, "test": 597}
     assert report["training"]["student"]["steps"] == report["training"]["control"]["steps"] == 12 * 18
-    assert report["verdict"] in workshop.artifact(job, "report.md").decode()
+    assert "The test set was read once, after everything was decided." in report["notes"]
+    text = workshop.artifact(job, "report.md").decode()
+    assert text.startswith(f"# Report on {job.id}, {report['date']}\n\n{report['verdict']}\n")
     accuracy = columns["student"]["metrics"]["accuracy"]
     assert accuracy["low"] < accuracy["value"] < accuracy["high"]
     assert {one["kind"]: one["runtime"] for one in report["exports"]} == {
@@ -247,6 +249,30 @@ def test_a_teacher_that_does_not_know_the_labels_is_noticed(workshop: Workshop, 
     warnings = {event.data["kind"]: event for event in notes(workshop, job, "warning")}
     assert {"teacher_labels_disagree", "teacher_no_better_than_student"} <= set(warnings)
     assert warnings["teacher_labels_disagree"].level == "warning"
+
+
+@pytest.mark.parametrize(
+    ("role", "note"),
+    [
+        ("train", "The test rows are also training rows: these figures say nothing about new data."),
+        ("unlabeled", "The test rows are also training rows: these figures say nothing about new data."),
+        ("validation", "The test rows are also the validation rows, which chose the best step, "),
+    ],
+)
+def test_a_test_set_that_the_student_has_seen_is_called_that(
+    workshop: Workshop, expert: nn.Module, role: str, note: str
+) -> None:
+    train, other = workshop.data(table(X[:300], Y[:300])), workshop.data(table(X[300:400], Y[300:400]), "o")
+    roles: dict[str, dict[str, Any]] = {
+        "train": {"test": train},
+        "unlabeled": {"unlabeled": [other], "test": other},
+        "validation": {"validation": other, "test": other},
+    }
+    teacher = workshop.perceptron(expert, (64, 64))
+    job = workshop.carry_out(order([teacher], train, spec=PLAIN, **roles[role]))
+    noted = json.loads(workshop.artifact(job, "report.json"))["notes"]
+    assert any(one.startswith(note) for one in noted)
+    assert not any("read once" in one for one in noted)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ WORST_CLASSES = 10
 def markdown(report: Report) -> str:
     """Everything that the report says, in tables; of the classes the worst ones only."""
     parts = [
-        "# Report",
+        f"# Report on {report.job}, {report.date}",
+        "",
         report.verdict,
         "",
         *_comparison(report),

@@ -1,10 +1,12 @@
 """The report: what the student is worth, with the evidence. report.json is this form."""
 
 import platform
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Literal
 
 from app.catalog.base import Frozen
+from app.catalog.spec import PinnedData, ResolvedData
 from worker.engine.distill import Trained
 from worker.engine.evaluate import Findings
 from worker.engine.export import Exported, Latency
@@ -68,10 +70,14 @@ class ExportRow(Frozen):
 
 
 class Report(Frozen):
-    """metric: what the verdict is about. split: whose rows were answered. labeled: whether they have any."""
+    """metric: what the verdict is about. split: whose rows were answered. labeled: whether they have any.
+
+    date: when it was made, in UTC.
+    """
 
     object: Literal["report"] = "report"
     job: str
+    date: str
     verdict: str
     metric: str
     split: str
@@ -100,6 +106,7 @@ def build(
     runs = {"student": taught.student, "control": taught.control}
     return Report(
         job=order.job_id,
+        date=datetime.now(UTC).date().isoformat(),
         verdict=verdict(order, findings),
         metric=order.task.metric,
         split=material.report.name,
@@ -125,7 +132,7 @@ def build(
             "validation": len(material.validation.rows),
             material.report.name: findings.rows,
         },
-        notes=_notes(material, findings, taught),
+        notes=_notes(order, material, findings, taught),
         provenance=_provenance(order),
     )
 
@@ -205,7 +212,7 @@ def _export(one: Exported, files: list[Json]) -> ExportRow:
     )
 
 
-def _notes(material: Material, findings: Findings, taught: Taught) -> list[str]:
+def _notes(order: Order, material: Material, findings: Findings, taught: Taught) -> list[str]:
     """What a reader must know before believing the numbers."""
     notes = [
         "One seed: the intervals tell how much the rows could vary, not how much another training would."
@@ -216,7 +223,7 @@ def _notes(material: Material, findings: Findings, taught: Taught) -> list[str]:
             "so the student looks a little too good."
         )
     else:
-        notes.append("The test set was read once, after everything was decided.")
+        notes += _of_the_test(order.resolved.data)
     if taught.why:
         notes.append(f"There is no control: {taught.why}.")
     elif findings.labeled and findings.gap is None:
@@ -226,6 +233,20 @@ def _notes(material: Material, findings: Findings, taught: Taught) -> list[str]:
             "The rows have no labels: all that can be said is how well the student imitates its teacher."
         )
     return notes
+
+
+def _of_the_test(data: ResolvedData) -> list[str]:
+    """Whether the test rows are new to the student; files are compared whole, by their sha256."""
+    assert data.test is not None
+    seen = []
+    if data.test.sha256 in {pin.sha256 for pin in (data.train, *data.unlabeled)}:
+        seen.append("The test rows are also training rows: these figures say nothing about new data.")
+    if isinstance(data.validation, PinnedData) and data.test.sha256 == data.validation.sha256:
+        seen.append(
+            "The test rows are also the validation rows, which chose the best step, "
+            "so the student looks a little too good."
+        )
+    return seen or ["The test set was read once, after everything was decided."]
 
 
 def _provenance(order: Order) -> Json:
