@@ -1,6 +1,7 @@
 """Teachers answer the same whatever stands around a row, and nothing that is asked changes them."""
 
 import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,28 @@ def test_a_transformers_folder_that_lacks_weights_is_refused(tmp_path: Path) -> 
     save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TeacherLoadFailed, match=r"its weights lack 'classifier\.weight' and 0 others"):
         load(teacher(format="huggingface", family="mobilenet_v2"), tmp_path, CPU)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_sizes": "x"}, "transformers does not accept a value in its config. Import it again"),
+        ({"hidden_sizes": []}, "its config and its weights do not fit together"),
+        ({"architectures": ["logging"]}, "its config and its weights do not fit together"),
+        (
+            {"architectures": ["TimmWrapperForImageClassification"]},
+            "needs a package for 'TimmWrapperForImageClassification' that is not installed here",
+        ),
+    ],
+)
+def test_a_config_that_transformers_cannot_use_is_the_users_to_mend(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    config = {"model_type": "resnet", "architectures": ["ResNetForImageClassification"], **changes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(TeacherLoadFailed, match=message) as raised:
+        load(teacher(format="huggingface", family="resnet"), tmp_path, CPU)
+    assert raised.value.blame == "user"
 
 
 def test_an_onnx_file_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from app.catalog.spec import ARCHITECTURES
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 Answer = Callable[[Tensor], Tensor]  # a normalized batch (B, ...) -> raw logits (B, C), both float32
 SMALLEST_PROBABILITY = 1e-6  # of a black box that gives probabilities; its logits are their logarithms
+UNFIT = (  # what opening a folder raises whose files are well formed, but do not belong together
+    OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError
+)  # fmt: skip
 
 
 def load(teacher: "PinnedModel", folder: Path, device: "Device") -> Answer:
@@ -46,14 +50,21 @@ def _huggingface(teacher: "PinnedModel", folder: Path) -> nn.Module:
     transformers.utils.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     transformers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     name = json.loads((folder / "config.json").read_bytes())["architectures"][0]
-    family = getattr(transformers, name, None)
-    if family is None:
-        raise _refused(teacher, f"transformers {transformers.__version__} has no {shown(name)}")
     try:
+        family = getattr(transformers, name, None)
+        if family is None:
+            raise _refused(teacher, f"transformers {transformers.__version__} has no {shown(name)}")
         module, loaded = family.from_pretrained(
             folder, local_files_only=True, use_safetensors=True, dtype="auto", output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except ImportError as error:
+        why = f"transformers needs a package for {shown(name)} that is not installed here"
+        raise TeacherLoadFailed(
+            f"The teacher {teacher.reference} cannot be used: {why}. Import it as ONNX instead."
+        ) from error
+    except StrictDataclassError as error:
+        raise _refused(teacher, "transformers does not accept a value in its config") from error
+    except UNFIT as error:
         raise _refused(teacher, "its config and its weights do not fit together") from error
     wrong = [*loaded["missing_keys"], *(key for key, *_ in loaded["mismatched_keys"])]
     if wrong:
@@ -67,7 +78,7 @@ def _own(teacher: "PinnedModel", folder: Path) -> nn.Module:
     architecture = ARCHITECTURES[teacher.family].model_validate(teacher.details["config"])
     try:
         return architecture.load(folder)
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+    except UNFIT as error:
         raise _refused(teacher, "its config and its weights do not fit together") from error
 
 
