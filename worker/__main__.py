@@ -101,7 +101,9 @@ def _verdict(parts: Parts, job_id: str, attempt: int, failure: StillhouseError) 
     with parts.sessions.read() as session:
         phases = jobs.owned(session, job_id, attempt).phases
     running = next((phase["name"] for phase in phases if phase["status"] == "running"), None)
-    blame = failure.blame if isinstance(failure, JobFailure) else "user"
+    blame = "platform" if failure.status >= 500 else "user"
+    if isinstance(failure, JobFailure):
+        blame = failure.blame
     return {**failure.body(), "phase": running, "blame": blame, "attempt": attempt}
 
 
