@@ -25,7 +25,7 @@ class Journal:
     ) -> None:
         self._sessions, self._job_id, self._attempt, self._clock = sessions, job_id, attempt, clock
         self._phase, self._due = "", 0.0
-        self._told: dict[str, Any] = {"fraction": 0.0}
+        self._best: Json | None = None
         self._points: list[Point] = []
 
     @contextmanager
@@ -33,10 +33,11 @@ class Journal:
         """A phase that fails is left open: the job's end closes it."""
         with self._sessions.write() as session:
             jobs.start_phase(session, self._job_id, self._attempt, name)
-        self._phase, self._told, self._due = name, {"fraction": 0.0}, 0.0
+        self._phase, self._due = name, 0.0
         log.info("phase started", phase=name)
         yield
-        self._write()
+        if self._points or self._best:
+            self._write(1.0)
         with self._sessions.write() as session:
             jobs.end_phase(session, self._job_id, self._attempt, name)
 
@@ -46,19 +47,16 @@ class Journal:
 
     def progress(self, fraction: float, **progress: Any) -> None:
         """How far the phase is, 0 to 1; what comes between two writes is forgotten."""
-        if not self.due():
-            return
-        self._told["fraction"] = fraction
-        if progress:
-            self._told["progress"] = progress
-        self._write()
+        if self.due():
+            self._write(fraction, progress or None)
 
     def points(self, split: str, step: int, values: dict[str, float]) -> None:
-        """Metric points, written with the next progress."""
+        """Metric points, written with the next progress or at the phase's end."""
         self._points += [Point(name, split, step, value) for name, value in values.items()]
 
     def best(self, metric: str, value: float, step: int) -> None:
-        self._told["best"] = {"metric": metric, "value": value, "step": step}
+        """Written when the points are."""
+        self._best = {"metric": metric, "value": value, "step": step}
 
     def note(
         self, message: str, type: str = "log", level: Literal["info", "warning"] = "info", **data: Any
@@ -98,11 +96,16 @@ class Journal:
             )
         log.info("succeeded", version=version.id)
 
-    def _write(self) -> None:
-        if self._told["fraction"] == 0.0 and not self._points and len(self._told) == 1:
-            return  # nothing to say
+    def _write(self, fraction: float, progress: Json | None = None) -> None:
         with self._sessions.write() as session:
             jobs.report_progress(
-                session, self._job_id, self._attempt, phase=self._phase, points=self._points, **self._told
+                session,
+                self._job_id,
+                self._attempt,
+                phase=self._phase,
+                fraction=fraction,
+                progress=progress,
+                best=self._best,
+                points=self._points,
             )
-        self._points, self._due = [], self._clock() + WRITE_S
+        self._points, self._best, self._due = [], None, self._clock() + WRITE_S

@@ -38,10 +38,26 @@ def test_progress_is_written_at_most_once_a_second_and_points_wait_for_it(
             session.scalars(select(Event).where(Event.job_id == job.id, Event.type == "phase.progress"))
         )
         assert len(list(session.scalars(select(MetricPoint).where(MetricPoint.job_id == job.id)))) == 30
-    assert len(told) == 4  # at 0.1, 1.1, 2.1 and at the end
+    fractions = [event.data["fraction"] for event in told]
+    assert fractions == [0.0333, 0.3667, 0.7, 1.0]  # at 0.1, 1.1, 2.1 and at the end
     after = workshop.look(job)
     assert after.best == {"metric": "accuracy", "value": 0.5, "step": 30}
     assert next(phase for phase in after.phases if phase["name"] == "train")["status"] == "succeeded"
+
+
+def test_a_phase_that_has_nothing_new_to_say_ends_without_progress(
+    workshop: Workshop, expert: nn.Module
+) -> None:
+    rows = workshop.data(table(X[:20], Y[:20]))
+    job = workshop.submit(order([workshop.perceptron(expert, (64, 64))], rows, spec={}))
+    journal = Journal(workshop.parts.sessions, job.id, job.attempt, Clock())
+    with journal.phase("fetch"):
+        journal.progress(0.03)
+        journal.progress(1.0)  # too soon
+    with workshop.parts.sessions.read() as session:
+        told = session.scalars(select(Event).where(Event.job_id == job.id).order_by(Event.seq)).all()
+    assert [event.message for event in told[-3:]] == ["fetch started", "fetch 3%", "fetch ended"]
+    assert next(phase for phase in workshop.look(job).phases if phase["name"] == "fetch")["progress"] == 1.0
 
 
 def test_a_warning_is_an_event_of_its_own(workshop: Workshop, expert: nn.Module) -> None:
