@@ -9,6 +9,7 @@ from app.catalog.base import Task
 from app.errors import Invalid, InvalidData, ShapeMismatch, shown
 from app.intake.checkpoint_folder import CONFIG, INDEX, PREPROCESSOR, WEIGHTS
 from app.intake.labels import check_count, check_labels
+from app.intake.own_sizes import check_sizes
 from app.intake.refusals import refusal
 from app.intake.safetensors import Tensor, parameters, read_header
 
@@ -35,6 +36,7 @@ def inspect(folder: Path, documents: Mapping[str, Json], task: Task, given: list
     labels = read_labels(config, given)
     _check_head(tensors, len(labels))
     preprocessing = task.imported_preprocessing(config, documents.get(PREPROCESSOR), None)
+    check_sizes(config, tensors, len(labels))
     attends = "num_attention_heads" in config or "num_heads" in config
     return {
         "format": "huggingface",

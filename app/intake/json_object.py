@@ -3,6 +3,7 @@
 from typing import Any
 
 from app.errors import InvalidData
+from app.intake.refusals import refusal
 from app.strict_json import NotStrict, parse_json
 
 
@@ -13,5 +14,7 @@ def parse_object(raw: bytes, what: str) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise NotStrict("an object is expected at its top")
     except NotStrict as error:
-        raise InvalidData(f"{what} cannot be read: {error}. Write it again as plain JSON.") from None
+        raise refusal(
+            InvalidData, f"{what} cannot be read: {error}", "Write it again as plain JSON."
+        ) from None
     return value

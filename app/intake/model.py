@@ -31,6 +31,8 @@ def take(options: Mapping[str, Any], source: Sequence[Path], out: Path) -> Json:
     (path,) = source
     files = out / "files"
     files.mkdir()
+    if not path.stat().st_size:
+        raise refusal(InvalidData, "the file is empty", _FIX)
     return (_take_folder if archive.kind(path) else _take_onnx)(path, files, options)
 
 

@@ -72,10 +72,18 @@ def run(
             stderr.seek(0)
             where = stderr.read(4000).decode(errors="replace")
             log.warning("intake.died", kind=kind, status=status, where=where)
-            raise InvalidData(_why(status, settings))
+            raise _pointed(InvalidData, _why(status, settings))
     if answer.refusal:
-        raise _errors()[answer.refusal.code](answer.refusal.detail, *answer.refusal.faults)
+        error, detail = _errors()[answer.refusal.code], answer.refusal.detail
+        raise error(detail, *answer.refusal.faults) if answer.refusal.faults else _pointed(error, detail)
     return answer.result or {}
+
+
+def _pointed(kind: type[Invalid], detail: str) -> Invalid:
+    """The error with a fault at the file. Its way out is what stands behind the last semicolon, if any."""
+    problem, semicolon, way = detail.rstrip(".").rpartition("; ")
+    fix = f"{way[:1].upper()}{way[1:]}." if semicolon else "Make the file anew and upload it again."
+    return kind(detail, Fault("/file", kind.code, problem or detail, fix))
 
 
 def _limits(settings: Settings) -> dict[str, int]:

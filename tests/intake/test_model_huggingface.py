@@ -290,3 +290,56 @@ def test_a_task_that_does_not_fit_is_refused(resnet: Files, opened: Opened, task
     with pytest.raises(Invalid) as caught:
         opened(resnet, task=task)
     assert caught.value.faults[0].pointer == "/task"
+
+
+def test_weights_that_are_fewer_than_the_config_asks_for_are_refused(opened: Opened, resnet: Files) -> None:
+    from safetensors.numpy import load, save
+
+    tensors = load(resnet["model.safetensors"])
+    for name in [name for name in tensors if name.endswith("convolution.weight")][:2]:
+        del tensors[name]
+    with pytest.raises(
+        ShapeMismatch, match=r"weights hold .* parameters, but config.json asks for"
+    ) as caught:
+        opened(resnet | {"model.safetensors": save(tensors)})
+    assert "save_pretrained" in caught.value.faults[0].fix
+
+
+def test_sizes_other_than_the_weights_are_refused(opened: Opened, resnet: Files) -> None:
+    with pytest.raises(ShapeMismatch, match="asks for"):
+        opened(resnet | {"config.json": changed(resnet["config.json"], hidden_sizes=[8, 16])})
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("hidden_sizes", "x"), ("depths", [-1, 1]), ("embedding_size", 0.5)]
+)
+def test_a_size_that_is_none_is_named(opened: Opened, resnet: Files, field: str, value: Any) -> None:
+    with pytest.raises(InvalidData, match=f"config.json says {field} .*whole number"):
+        opened(resnet | {"config.json": changed(resnet["config.json"], **{field: value})})
+
+
+@pytest.mark.parametrize(
+    "fields", [{"hidden_act": "gelu_new"}, {"depths": None}, {"hidden_sizes": [4, 2**18]}]
+)
+def test_what_our_own_form_does_not_cover_is_left_to_the_loader(
+    opened: Opened, resnet: Files, fields: dict[str, Any]
+) -> None:
+    assert opened(resnet | {"config.json": changed(resnet["config.json"], **fields)})["family"] == "resnet"
+
+
+def test_a_mobilenet_is_counted_as_transformers_builds_it(tmp_path: Path, opened: Opened) -> None:
+    from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
+
+    config = MobileNetV2Config(num_channels=1, depth_multiplier=0.25, image_size=32)
+    MobileNetV2ForImageClassification(config).save_pretrained(tmp_path / "saved")
+    size = {"do_resize": True, "size": {"height": 32, "width": 32}, "do_rescale": True, "do_normalize": False}
+    (tmp_path / "saved" / "preprocessor_config.json").write_text(json.dumps(size))
+    assert opened(contents(tmp_path / "saved"))["family"] == "mobilenet_v2"
+
+
+def test_an_empty_file_is_called_empty(tmp_path: Path) -> None:
+    (tmp_path / "upload").touch()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InvalidData, match="The file is empty") as caught:
+        take(options(), [tmp_path / "upload"], tmp_path / "out")
+    assert caught.value.faults[0].pointer == "/file"

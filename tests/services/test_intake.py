@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import Fault, InvalidData, UnsafeFormat
+from app.errors import Fault, Invalid, InvalidData, UnsafeFormat
 from app.services import intake
 from app.settings import Settings
 
@@ -57,6 +57,13 @@ def test_a_refusal_comes_back_as_the_same_error(run: Run) -> None:
         run("raise UnsafeFormat('no', Fault('/file', 'c', 'd', 'f'))")
     assert caught.value.detail == "no"
     assert caught.value.faults == (Fault("/file", "c", "d", "f"),)
+
+
+def test_a_refusal_without_a_place_is_placed_at_the_file(run: Run) -> None:
+    with pytest.raises(Invalid) as caught:
+        run("raise Invalid('The archive is damaged; pack it again.')")
+    fault = Fault("/file", "invalid_request", "The archive is damaged", "Pack it again.")
+    assert caught.value.faults == (fault,)
 
 
 def test_the_child_sees_no_secret(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
