@@ -10,6 +10,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from app.catalog.spec import NAME
 from app.errors import Fault, pointer
 
 MAX_FAULTS = 50
@@ -18,7 +19,20 @@ _AT_A_KEY = (
     "extra_forbidden",
 )  # their location ends with a key that the value lacks or has too much
 _DICTIONARY = re.compile(r"a valid dictionary or .*")
+_FORMS = {  # by how a pattern begins
+    "^model:": "model:NAME, model:NAME@VERSION or model:NAME@ALIAS",
+    "^dataset:": "dataset:NAME, dataset:NAME@VERSION or either with #SPLIT behind it",
+    f"^{NAME}$": "1 to 100 of a-z, 0-9, '.', '_' and '-', a letter or a digit first",
+    "^[a-z][a-z0-9_-]": "1 to 64 of a-z, 0-9, '_' and '-', a letter first",
+    "^[A-Za-z0-9._-]": "1 to 64 letters, digits, '.', '_' and '-'",
+    "^[A-Za-z0-9_.-]": "1 to 64 letters, digits, '_', '.' and '-'",
+}
 _OURS = re.compile(r"^(Value|Assertion) error, ")
+
+
+def summary(faults: Sequence[Fault]) -> str:
+    first = f"{faults[0].pointer or 'The body'}: {faults[0].detail}"
+    return first if len(faults) == 1 else f"{first} And {len(faults) - 1} more."
 
 
 def faults_in(complaints: Sequence[Mapping[str, Any]], body: Any, form: Any) -> list[Fault]:
@@ -92,6 +106,8 @@ class _Place:
         if self.kind == "literal_error":
             fix = f"Use {(self.complaint.get('ctx') or {})['expected']}."
             return Fault(self.pointer, "unknown_value", "There is no such value.", fix)
+        if self.kind == "string_pattern_mismatch":
+            return Fault(self.pointer, self.kind, "It is not written as it should be.", self._form())
         message = _DICTIONARY.sub("a JSON object", _OURS.sub("", str(self.complaint["msg"])))
         detail = _sentence(message.replace("Input should", "It should"))
         return Fault(self.pointer, self.kind, detail, self._remedy(message))
@@ -103,10 +119,20 @@ class _Place:
         fix = _suggest(str(self.value["kind"]), known)
         return Fault(place, "unknown_kind", "There is no such kind.", fix)
 
+    def _form(self) -> str:
+        """What a text has to look like, in words where somebody has found some for its pattern."""
+        pattern = str((self.complaint.get("ctx") or {}).get("pattern"))
+        known = next((form for start, form in _FORMS.items() if pattern.startswith(start)), "")
+        return f"Write {known}." if known else self._description() or f"It has to match {pattern}."
+
     def _remedy(self, message: str) -> str:
         rule = re.fullmatch(r"Input should be (a valid |an? )?([^,]*)(,.*)?", message)
-        remedy = f"Send {rule[1] or 'a value '}{rule[2]}." if rule else "Change it accordingly."
-        return f"{remedy} {self._description()}".strip()
+        size = re.fullmatch(
+            r"(String|List|Tuple|Set|Dictionary|Value) should have (at [^,]*?)( after .*)?", message
+        )
+        remedy = f"Send {rule[1] or 'a value '}{rule[2]}." if rule else f"Send {size[2]}." if size else ""
+        way = f"{remedy} {self._description()}".strip()
+        return way or f"Correct {self.pointer or 'the body'}; /docs lists what it may hold."
 
     def _description(self) -> str:
         for model in self.parents:

@@ -8,10 +8,9 @@ from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 
-from app.api.faults import faults_in
+from app.api.faults import faults_in, summary
 from app.catalog.spec import JobSpec
 from app.errors import (
-    Fault,
     Invalid,
     InvalidSpec,
     MalformedBody,
@@ -61,12 +60,7 @@ async def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
     form = field.field_info.annotation if field else None
     faults = faults_in(error.errors(), error.body, form)
     kind = InvalidSpec if form is JobSpec else Invalid
-    return problem(kind(_summary(faults), *faults), request.state.request_id)
-
-
-def _summary(faults: list[Fault]) -> str:
-    first = f"{faults[0].pointer or 'The body'}: {faults[0].detail}"
-    return first if len(faults) == 1 else f"{first} And {len(faults) - 1} more."
+    return problem(kind(summary(faults), *faults), request.state.request_id)
 
 
 async def _answer_http(request: Request, error: Exception) -> JSONResponse:

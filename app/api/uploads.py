@@ -16,11 +16,13 @@ from typing import Any, BinaryIO, TypeVar
 
 from anyio import CancelScope, CapacityLimiter, to_thread
 from fastapi import Request
+from pydantic import ValidationError
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from app.catalog.base import Frozen, parse
+from app.api.faults import faults_in, summary
+from app.catalog.base import Frozen
 from app.errors import (
     Fault,
     Invalid,
@@ -116,7 +118,12 @@ def parse_texts(kind: type[F], received: Received, *json_fields: str) -> F:
         except NotStrict as error:
             fault = Fault(f"/{name}", "invalid_json", str(error), "send plain JSON, in quotes for the shell")
             raise Invalid(f"Field {name} cannot be read: {error}.", fault) from None
-    return parse(kind, fields, "The form is not valid")
+    try:
+        return kind.model_validate(fields)
+    except ValidationError as error:
+        complaints = [{**one, "loc": ("body", *one["loc"])} for one in error.errors(include_url=False)]
+        faults = faults_in(complaints, fields, kind)
+        raise Invalid(summary(faults), *faults) from None
 
 
 async def take_in(request: Request, work: Callable[[], T]) -> T:

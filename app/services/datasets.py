@@ -50,7 +50,7 @@ class Order(Frozen):
     name: Name
     label: str | None = Field(None, max_length=200)
     splits: Annotated[dict[Split, PositiveFloat], Field(min_length=1), AfterValidator(_one_in_all)] | None = (
-        None
+        Field(None, description='each split\'s share, all shares together 1, as {"train": 0.8, "test": 0.2}')
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 

@@ -124,3 +124,17 @@ def test_a_query_parameter_is_pointed_at_too() -> None:
     }
     (fault,) = faults_in([complaint], None, None)
     assert (fault.pointer, fault.fix) == ("/query/limit", "Send a valid integer.")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fix"),
+    [
+        ({"teachers": [{"model": "big"}]}, "Write model:NAME, model:NAME@VERSION or model:NAME@ALIAS."),
+        ({"data": {"train": "rows"}}, "Write dataset:NAME, dataset:NAME@VERSION or either with #SPLIT"),
+        ({"teachers": []}, "Send at least 1 item."),
+    ],
+)
+def test_the_way_out_is_told_in_words_and_never_as_a_pattern(changes: Any, fix: str) -> None:
+    fault = only_fault_of(**changes)
+    assert fix in fault.fix
+    assert "^" not in fault.detail + fault.fix

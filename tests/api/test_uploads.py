@@ -11,8 +11,9 @@ from fastapi import FastAPI, Request
 from httpx import ASGITransport
 
 from app.api import uploads
-from app.api.uploads import Form, receive
-from app.errors import StillhouseError
+from app.api.uploads import Form, Received, parse_texts, receive
+from app.errors import Invalid, StillhouseError
+from app.services.datasets import Order
 from app.settings import Settings
 
 FORM = Form(
@@ -214,3 +215,23 @@ def test_the_form_stands_in_the_openapi() -> None:
     assert schema["required"] == ["name"]
     assert schema["properties"]["file"]["type"] == "array"
     assert schema["properties"]["other"]["contentMediaType"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize(
+    ("texts", "pointer", "fix"),
+    [
+        ({"name": "../x"}, "/name", "Write 1 to 100 of a-z, 0-9"),
+        ({"name": "x", "splits": '{"trian": 1}'}, "/splits/trian", "Use 'train', 'validation'"),
+        ({"name": "x", "splits": '{"train": 0.5}'}, "/splits", "all shares together 1"),
+        ({"name": "x", "seed": "one"}, "/seed", "Send a valid integer."),
+    ],
+)
+def test_texts_that_do_not_fit_their_form_are_told_as_a_body_is(
+    tmp_path: Path, texts: dict[str, str], pointer: str, fix: str
+) -> None:
+    with pytest.raises(Invalid) as caught:
+        parse_texts(Order, Received(tmp_path, texts), "splits")
+    (fault,) = caught.value.faults
+    assert fault.pointer == pointer
+    assert fix in fault.fix
+    assert caught.value.detail == f"{pointer}: {fault.detail}"
