@@ -78,8 +78,9 @@ def _order(sent: Mapping[str, Any], reference: str | None, rows: str) -> Order:
         fix = "send NAME, NAME@VERSION or NAME@ALIAS"
         faults.append(Fault("/model", "no_reference", "this names no model", fix))
     if not isinstance(inputs, list) or not 1 <= len(inputs) <= MAX_ROWS:
-        fix = f"send a list of 1 to {MAX_ROWS} rows"
-        faults.append(Fault(f"/{rows}", "wrong_rows", "this is no list of rows", fix))
+        came = f"{len(inputs):,} rows came" if isinstance(inputs, list) else "this is no list of rows"
+        fix = f"send 1 to {MAX_ROWS:,} rows at once, as a list"
+        faults.append(Fault(f"/{rows}", "wrong_rows", came, fix))
     if not isinstance(top_k, int) or isinstance(top_k, bool) or top_k < 1:
         faults.append(Fault("/top_k", "out_of_range", "this is no count", "send a whole number from 1 on"))
     if faults:

@@ -23,6 +23,11 @@ MAX_ROWS = 1000  # of one request
 ROWS_AT_ONCE = 32  # through the model; so a request of any length needs the memory of this many rows
 MAX_REMEMBERED = 1000  # students whose rows are not read again
 SERVED = ("model.onnx", "model.int8.onnx")  # the first of these that a student has
+_FIX = {
+    "image": "Send the bytes of one PNG, JPEG or other image file, in base64 or as a form's file.",
+    "vector": "Send the columns that the student was trained on, each with a value of its kind.",
+}
+_NEAR = "Send values like those of the training data."
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,10 @@ def _encoded(student: Student, rows: Sequence[Any], start: int, where: str) -> "
         try:
             batch.append(student.task.encode(read(row, student.preprocessing), student.preprocessing))
         except InvalidData as error:
-            faults.append(Fault(f"{where}/{number}", "invalid_row", error.detail))
+            fix = error.faults[0].fix if error.faults else ""
+            faults.append(
+                Fault(f"{where}/{number}", "invalid_row", error.detail, fix or _FIX[student.task.modality])
+            )
     if faults:
         more = f" And {len(faults) - 1} more." if len(faults) > 1 else ""
         raise InvalidData(f"{faults[0].pointer}: {faults[0].detail}{more}", *faults)
@@ -162,7 +170,12 @@ def _check_finite(logits: "NDArray[np.float32]", start: int, where: str) -> None
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if len(bad):
         faults = [
-            Fault(f"{where}/{start + row}", "not_finite", "the student's answer is infinite or not a number")
+            Fault(
+                f"{where}/{start + row}",
+                "not_finite",
+                "the student's answer is infinite or not a number",
+                _NEAR,
+            )
             for row in bad
         ]
         detail = f"{faults[0].pointer}: {faults[0].detail}; its values lie far outside of the training data."

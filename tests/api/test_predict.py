@@ -193,6 +193,15 @@ def test_a_wrong_body_is_refused_with_the_pointer(client: TestClient, body: Any,
     refused(answer, 422, codes.get(pointers[0], "invalid_request"), *pointers)
 
 
+@pytest.mark.parametrize("count", [0, MAX_ROWS + 1])
+def test_too_few_or_too_many_rows_are_counted(client: TestClient, count: int) -> None:
+    answer = client.post("/predict", json={"model": "plants", "inputs": [ROW] * count})
+    assert (
+        answer.json()["detail"]
+        == f"/inputs: {count:,} rows came; send 1 to {MAX_ROWS:,} rows at once, as a list."
+    )
+
+
 @pytest.mark.parametrize(
     "body",
     [

@@ -157,6 +157,7 @@ def test_what_is_no_image_is_named_by_its_row(
     with pytest.raises(InvalidData, match=reason) as refused:
         answer(digits, predictor, [digit(1), row, digit(2), row], top_k=1)
     assert [fault.pointer for fault in refused.value.faults] == ["/inputs/1", "/inputs/3"]
+    assert all(fault.fix for fault in refused.value.faults)
     assert refused.value.detail.endswith("And 1 more.")
 
 
@@ -176,6 +177,7 @@ def test_what_is_no_row_is_named(plants: Student, predictor: OnnxPredictor, row:
     with pytest.raises(InvalidData, match=reason) as refused:
         answer(plants, predictor, [row], top_k=1)
     assert [fault.pointer for fault in refused.value.faults] == ["/inputs/0"]
+    assert "columns" in refused.value.faults[0].fix
 
 
 def test_a_row_that_overflows_in_the_student_is_named(plants: Student, predictor: OnnxPredictor) -> None:
