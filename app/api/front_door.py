@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.api.problems import problem
 from app.api.telemetry import Telemetry
 from app.db.ids import new_id
-from app.errors import Invalid, NotFound, PayloadTooLarge, StillhouseError
+from app.errors import Fault, Invalid, NotFound, PayloadTooLarge, StillhouseError, UnsupportedMediaType, shown
 from app.settings import Settings
 
 CLIENT_LEFT = 499  # in the log only: nobody was there to read an answer
@@ -43,6 +43,7 @@ class FrontDoor:
 
         try:
             _check_url(scope)
+            _check_encoding(headers)
             await self._app(scope, _capped(receive, headers, self._settings), answer)
         except Exception as error:
             ours = error if isinstance(error, StillhouseError) else StillhouseError("unexpected")
@@ -66,6 +67,17 @@ def _check_url(scope: Scope) -> None:
         raise NotFound("There is nothing at a path with the character NUL; /docs lists what there is.")
     if b"%00" in scope["query_string"]:
         raise Invalid("The query contains the character NUL, which is part of no name here: leave it out.")
+
+
+def _check_encoding(headers: dict[bytes, bytes]) -> None:
+    """No body is unpacked here. Raises UnsupportedMediaType."""
+    encoding = headers.get(b"content-encoding", b"").decode("latin-1").strip()
+    if encoding.lower() not in ("", "identity"):
+        detail = f"The body has the Content-Encoding {shown(encoding)}; send it as it is, without one."
+        fault = Fault(
+            "/header/Content-Encoding", "unsupported_encoding", detail, "Leave Content-Encoding out."
+        )
+        raise UnsupportedMediaType(detail, fault)
 
 
 def _request_id(headers: dict[bytes, bytes]) -> bytes:

@@ -269,6 +269,14 @@ def test_every_name_of_json_will_do(client: TestClient, content_type: str) -> No
     assert response.json() == {"text": "é", "stars": 0}
 
 
+def test_a_packed_body_is_415_and_its_encoding_is_named(client: TestClient) -> None:
+    packed = client.post("/odd/notes", content=b"x", headers={"Content-Encoding": "gzip"})
+    problem(packed, 415, "unsupported_media_type")
+    assert "Content-Encoding 'gzip'" in packed.json()["detail"]
+    plain = client.post("/odd/notes", json={"text": "x"}, headers={"Content-Encoding": "identity"})
+    assert plain.json() == {"text": "x", "stars": 0}
+
+
 def test_no_body_is_fine_where_none_is_needed(client: TestClient) -> None:
     assert client.post("/odd/maybe").json() is False
     assert client.post("/odd/maybe", headers={"Content-Type": "application/json"}).json() is False
