@@ -7,7 +7,7 @@ body or keeps its modules in a `_torch.py` of its own.
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, Union, cast
@@ -137,11 +137,28 @@ class Outputs:
 
 @dataclass(frozen=True)
 class Batch:
-    """labels: (B,) or (B, T), -100: unlabeled. indices: (B,) row numbers. mask: True: the row counts."""
+    """labels: (B,) or (B, T), -100: unlabeled. indices: (B,) row numbers. mask: (B,) or (B, T), True: the row
+    or the token counts.
+
+    Of rows that were mixed with others (mixup, cutmix), `labels` are those of the larger parts, `others` those of
+    the smaller ones, and `share`, (B,), is how much of a row its larger part is.
+    """
 
     labels: "Tensor | None" = None
     indices: "Tensor | None" = None
     mask: "Tensor | None" = None
+    others: "Tensor | None" = None
+    share: "Tensor | None" = None
+
+    def kept(self, keep: "Tensor") -> "Batch":
+        """The rows, or tokens, where `keep` is True; the mask is then done with."""
+
+        def part(tensor: "Tensor | None") -> "Tensor | None":
+            return tensor if tensor is None or tensor.shape[: keep.ndim] != keep.shape else tensor[keep]
+
+        return Batch(
+            *(part(one) for one in (self.labels, self.indices)), None, part(self.others), part(self.share)
+        )
 
 
 @dataclass(frozen=True)
@@ -167,6 +184,8 @@ class Loss(Plugin):
     batch_statistic: ClassVar[bool] = (
         False  # True: the mean over parts of a batch is not the value of the batch
     )
+    lumps: ClassVar[bool] = False  # True: it holds as well where many unlikely classes are lumped into one
+    across_families: ClassVar[str] = ""  # evidence, where it is known to hurt between unlike architectures
     paper: ClassVar[str] = ""
 
     weight: Scheduled[NonNegativeFloat] = Field(
@@ -189,21 +208,15 @@ class Loss(Plugin):
     def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
         """The loss of one batch, a scalar without the weight in it. No gradient reaches the teacher."""
         student, teacher = student.map(lift), teacher.map(lambda tensor: lift(tensor.detach()))
-        if batch.mask is not None:
-            keep = batch.mask.bool()
-            student, teacher = (
-                student.map(lambda tensor: tensor[keep]),
-                teacher.map(lambda tensor: tensor[keep]),
-            )
-            batch = replace(
-                batch,
-                labels=None if batch.labels is None else batch.labels[keep],
-                indices=batch.indices[keep]
-                if batch.indices is not None and batch.indices.shape == keep.shape
-                else batch.indices,
-                mask=None,
-            )
-        return self.formula(student, teacher, batch)
+        return self.formula(*self.counted(student, teacher, batch))
+
+    def counted(self, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Outputs, Outputs, Batch]:
+        """What is left when the rows or tokens are gone that the mask excludes."""
+        if batch.mask is None:
+            return student, teacher, batch
+        keep = batch.mask.bool()
+        kept = [outputs.map(lambda tensor: tensor[keep]) for outputs in (student, teacher)]
+        return kept[0], kept[1], batch.kept(keep)
 
     def formula(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
         raise NotImplementedError
@@ -351,6 +364,23 @@ class Architecture(Plugin):
 
 class Scheme(Plugin):
     """How teachers and students are arranged in time."""
+
+    teaches_itself: ClassVar[bool] = False  # True: a job may have no teacher at all
+
+    def students(self, student: Architecture) -> "list[tuple[str, Architecture]]":
+        """Every student that is trained, in order, by the name of its column and of its version; the job's own,
+        `student`, is the last."""
+        return [("student", student)]
+
+
+class Augmentation(Plugin):
+    """A change of a training row that leaves its meaning: drawn anew for each epoch, or for each stored view.
+
+    It is a pure function of (seed, epoch or view, row), computed for a whole batch on its device.
+    """
+
+    modality: ClassVar[Literal["image", "text"]] = "image"
+    mixes: ClassVar[bool] = False  # True: with another row, whose label then counts too
 
 
 class Export(Plugin):

@@ -16,13 +16,25 @@ from pydantic import (
     StringConstraints,
 )
 
-from app.catalog.base import Architecture, Export, Frozen, Input, Loss, Scheme, Task, discover, one_of
+from app.catalog.base import (
+    Architecture,
+    Augmentation,
+    Export,
+    Frozen,
+    Input,
+    Loss,
+    Scheme,
+    Task,
+    discover,
+    one_of,
+)
 
 LOSSES = discover("app.catalog.losses", Loss)
 TASKS = discover("app.catalog.tasks", Task)
 ARCHITECTURES = discover("app.catalog.architectures", Architecture)
 SCHEMES = discover("app.catalog.schemes", Scheme)
 EXPORTS = discover("app.catalog.exports", Export)
+AUGMENTATIONS = discover("app.catalog.augmentations", Augmentation)
 
 if TYPE_CHECKING:
     AnyLoss = Loss
@@ -30,9 +42,10 @@ if TYPE_CHECKING:
     AnyArchitecture = Architecture
     AnyScheme = Scheme
     AnyExport = Export
+    AnyAugmentation = Augmentation
 else:
-    AnyLoss, AnyTask, AnyArchitecture, AnyScheme, AnyExport = map(
-        one_of, (LOSSES, TASKS, ARCHITECTURES, SCHEMES, EXPORTS)
+    AnyLoss, AnyTask, AnyArchitecture, AnyScheme, AnyExport, AnyAugmentation = map(
+        one_of, (LOSSES, TASKS, ARCHITECTURES, SCHEMES, EXPORTS, AUGMENTATIONS)
     )
 
 NAME = r"[a-z0-9][a-z0-9._-]{0,99}"
@@ -58,6 +71,12 @@ class Teacher(Frozen):
     weight: PositiveFloat = Field(
         1.0, description="share among several teachers; the shares are divided by their sum"
     )
+    label_map: dict[str, str | None] | None = Field(
+        None,
+        max_length=100_000,
+        description="its class names to the job's; null drops a class, several may become one, and a name that is "
+        "not mentioned stays",
+    )
 
 
 class RandomInitialization(Frozen):
@@ -66,9 +85,42 @@ class RandomInitialization(Frozen):
     kind: Literal["random"] = "random"
 
 
+class FromTeacherLayers(Frozen):
+    """The first teacher's own weights: embeddings and head, and those of its layers that are chosen."""
+
+    kind: Literal["teacher_layers"] = "teacher_layers"
+    layers: Literal["spread"] | Annotated[int, Field(ge=1)] | list[NonNegativeInt] = Field(
+        "spread",
+        description="of the teacher, counted from 0: a list, every n-th, or spread evenly from the first to the last",
+    )
+
+
+class FromCheckpoint(Frozen):
+    """The weights of a model: every tensor whose name and shape are the student's own."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    model: ModelReference
+
+
+Initialization = Annotated[
+    RandomInitialization | FromTeacherLayers | FromCheckpoint, Field(discriminator="kind")
+]
+
+
+class Limits(Frozen):
+    """What the device that the student is for can take; looked at in the plan and in the report."""
+
+    max_parameters: PositiveInt | None = None
+    max_bytes: PositiveInt | None = Field(None, description="of the largest exported file")
+    max_latency_ms: PositiveFloat | None = Field(
+        None, description="median of one row, of the fastest exported file on the serving path"
+    )
+
+
 class Student(Frozen):
     architecture: AnyArchitecture = Field(description="a student family with its sizes")
-    initialize: RandomInitialization = RandomInitialization()
+    initialize: Initialization = RandomInitialization()
+    limits: Limits = Limits()
 
 
 class Holdout(Frozen):
@@ -98,6 +150,28 @@ class Data(Frozen):
         [], max_length=16, description="more rows for the teacher to answer; labels in them are ignored"
     )
     columns: Columns = Columns()
+    augment: list[AnyAugmentation] = Field(
+        [],
+        max_length=16,
+        description="changes of the training rows, one after the other, the same for all models",
+    )
+    views: Annotated[int, Field(ge=1, le=64)] | None = Field(
+        None,
+        description="augmented views of each row, whose answers are stored; None: drawn anew in each epoch, with "
+        "the teachers at hand",
+    )
+
+
+class SignalStore(Frozen):
+    """How the teachers' answers are stored."""
+
+    dtype: Literal["auto", "float32", "float16"] = Field(
+        "auto", description="auto: float32, but float16 where the answers would take more than 1 GiB"
+    )
+    top_k: Literal["auto", "all"] | Annotated[int, Field(ge=1, le=1000)] = Field(
+        "auto",
+        description="classes kept a row, the others' mass being one more outcome; auto: all up to 1,000, else 50",
+    )
 
 
 class Hinton(Frozen):
@@ -145,9 +219,19 @@ class EarlyStopping(Frozen):
     patience: PositiveInt = 10
 
 
+class Finetune(Frozen):
+    """A last stage on the labels alone, after training.epochs and with the same optimizer."""
+
+    epochs: Annotated[int, Field(ge=0, le=100_000)] = 0
+    lr: PositiveFloat | None = Field(None, description="constant; None: a tenth of the optimizer's")
+
+
 class Training(Frozen):
     epochs: Annotated[int, Field(ge=1, le=100_000)] = 30
     batch_size: Annotated[int, Field(ge=1, le=65_536)] = 128
+    micro_batch_size: Annotated[int, Field(ge=1, le=65_536)] | None = Field(
+        None, description="rows at once on the device, whose gradients are added up; None: the whole batch"
+    )
     optimizer: Annotated[AdamW | SGD, Field(discriminator="kind")] = AdamW()
     schedule: LearningRateSchedule = LearningRateSchedule()
     precision: Literal["auto", "float32", "bfloat16"] = Field(
@@ -159,6 +243,7 @@ class Training(Frozen):
     early_stopping: EarlyStopping | None = Field(
         None, description="None: train all epochs; the best step is kept either way"
     )
+    finetune: Finetune = Finetune()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
 
 
@@ -166,6 +251,17 @@ def steps_of(rows: int, batch_size: int) -> int:
     """Optimizer steps of an epoch. A last batch of one row is left out: batch norm cannot take it."""
     whole, rest = divmod(rows, batch_size)
     return max(whole + (rest > 1), 1)
+
+
+class Gate(Frozen):
+    """A bar that the student must clear; the bound of the interval is what is looked at."""
+
+    metric: Annotated[str, StringConstraints(min_length=1, max_length=64)] = "accuracy"
+    versus: Literal["teacher", "control"] | None = Field(None, description="None: the bar is a number")
+    min_ratio: PositiveFloat | None = Field(None, description="least share of the other's value")
+    min_difference: float | None = Field(None, description="least value minus the other's")
+    min: float | None = None
+    max: float | None = None
 
 
 class Evaluation(Frozen):
@@ -176,6 +272,14 @@ class Evaluation(Frozen):
     bootstrap: Annotated[int, Field(ge=100, le=100_000)] = Field(
         2000, description="resamples behind each 95 % interval"
     )
+    seeds: Annotated[int, Field(ge=1, le=20)] = Field(
+        1,
+        description="trainings of student and control, from training.seed on; the student of the first one leaves",
+    )
+    slices: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] = Field(
+        [], max_length=8, description="columns of the report's rows by whose values the metrics are given too"
+    )
+    gates: list[Gate] = Field([], max_length=32)
 
 
 class Resources(Frozen):
@@ -190,6 +294,9 @@ class Output(Frozen):
         description="the model that the student becomes a version of; None: named after the first teacher",
     )
     alias: AliasName | None = Field(None, description="moved to the new version")
+
+
+EnsembleRule = Literal["mean_probabilities", "mean_logits", "each", "random"]
 
 
 def _each_kind_once(exports: list[Export]) -> list[Export]:
@@ -213,9 +320,13 @@ class JobSpec(Frozen):
         {}, max_length=32
     )
     task: AnyTask
-    teachers: list[Teacher] = Field(min_length=1, max_length=8)
-    ensemble: Literal["mean_probabilities", "mean_logits"] | None = Field(
-        None, description="how several teachers become one target; needed when there are several"
+    teachers: list[Teacher] = Field(
+        [], max_length=8, description="only a scheme that teaches itself needs none"
+    )
+    ensemble: EnsembleRule | None = Field(
+        None,
+        description="how several teachers become one target, needed when there are several; each: one term a "
+        "teacher; random: one teacher a batch",
     )
     student: Student
     data: Data
@@ -224,6 +335,7 @@ class JobSpec(Frozen):
     ) = Hinton()
     scheme: AnyScheme = SCHEMES["offline"]()  # type: ignore[call-arg]
     training: Training = Training()
+    signals: SignalStore = SignalStore()
     evaluation: Evaluation = Evaluation()
     exports: Annotated[list[AnyExport], Field(min_length=1), AfterValidator(_each_kind_once)] = Field(
         default_factory=lambda: [EXPORTS["safetensors"](), EXPORTS["onnx"]()]  # type: ignore[call-arg]
@@ -248,9 +360,10 @@ class PinnedModel(Frozen):
     format: str
     family: str
     labels: list[str]
-    order: list[int] = Field(
-        description="for each of the job's labels, its position in this teacher's logits"
+    order: list[list[int]] = Field(
+        description="for each of the job's labels, its positions in this teacher's logits"
     )
+    gives: list[str] = Field(["logits"], description="of logits, features, attentions and values")
     preprocessing: dict[str, Any]
     details: dict[str, Any]
     parameters: int
