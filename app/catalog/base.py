@@ -185,8 +185,10 @@ class Loss(Plugin):
         False  # True: the mean over parts of a batch is not the value of the batch
     )
     lumps: ClassVar[bool] = False  # True: it holds as well where many unlikely classes are lumped into one
+    answers: ClassVar[frozenset[str]] = frozenset({"class"})  # what `logits` may stand for: class, number
     across_families: ClassVar[str] = ""  # evidence, where it is known to hurt between unlike architectures
     paper: ClassVar[str] = ""
+    definition: ClassVar[str] = ""  # the formula in one line of plain text, for docs/losses.md
 
     weight: Scheduled[NonNegativeFloat] = Field(
         1.0, description="share in the weighted sum of the losses, or a schedule of it"
@@ -211,12 +213,23 @@ class Loss(Plugin):
         return self.formula(*self.counted(student, teacher, batch))
 
     def counted(self, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Outputs, Outputs, Batch]:
-        """What is left when the rows or tokens are gone that the mask excludes."""
+        """What is left when the rows or tokens are gone that the mask excludes.
+
+        A mask of tokens does not concern what a whole row is told by, as the logits (B, C) of a classifier.
+        """
         if batch.mask is None:
             return student, teacher, batch
         keep = batch.mask.bool()
-        kept = [outputs.map(lambda tensor: tensor[keep]) for outputs in (student, teacher)]
-        return kept[0], kept[1], batch.kept(keep)
+
+        def part(tensor: "Tensor") -> "Tensor":
+            return tensor[keep] if tensor.ndim > keep.ndim else tensor
+
+        return student.map(part), teacher.map(part), batch.kept(keep)
+
+    def count(self, batch: Batch, rows: int) -> "Tensor | int":
+        """How many rows or tokens the value of a batch is the mean of: parts of a batch are weighted by it."""
+        tokens = batch.mask is not None and (batch.mask.ndim == 1 or bool(self.needs - {"logits", "labels"}))
+        return batch.mask.sum() if tokens and batch.mask is not None else rows
 
     def formula(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
         raise NotImplementedError
@@ -268,6 +281,8 @@ class Task(Plugin):
     gives: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
     modality: ClassVar[Literal["image", "vector"]]
     metric: ClassVar[str] = "accuracy"  # what early stopping watches where the spec does not say
+    answer: ClassVar[Literal["class", "number"]] = "class"  # what the logits stand for
+    own_loss: ClassVar[str] = "cross_entropy"  # of labels alone; what the control learns by
 
     def input_columns(self, columns: Mapping[str, Column], label: str | None) -> list[str]:
         """The columns that a model of this task reads, in order. Raises InvalidData where there are none."""
@@ -278,6 +293,10 @@ class Task(Plugin):
     ) -> Frozen:
         """The student's own preprocessing, from the data's profile and the first teacher's preprocessing."""
         raise NotImplementedError
+
+    def with_target(self, preprocessing: Any, target: Column) -> Frozen:
+        """The student's preprocessing once it is known what it is to answer. target: the label's column."""
+        return cast("Frozen", preprocessing)
 
     def parse_preprocessing(self, value: Mapping[str, Any]) -> Frozen:
         """The stored form of a preprocessing, back as an object."""
@@ -321,10 +340,25 @@ class Task(Plugin):
         """A batch of encoded rows, numpy array or tensor alike, as the float32 input of a model."""
         raise NotImplementedError
 
+    def imitation(self, temperature: float) -> dict[str, Any]:
+        """The form of the loss that stands for the teacher in Hinton's pair."""
+        return {"kind": "kd", "temperature": temperature}
+
+    def in_units(self, logits: Any, preprocessing: Any) -> Any:
+        """A model's outputs, numpy array or tensor alike, in the units of the data; a classifier's have none.
+
+        preprocessing: the model's own.
+        """
+        return logits
+
+    def standardized(self, values: Any, preprocessing: Any) -> Any:
+        """The way back from `in_units`: what the model of this preprocessing should put out."""
+        return values
+
     def decode(
         self, logits: "NDArray[np.float32]", labels: Sequence[str], *, top_k: int
     ) -> list[dict[str, Any]]:
-        """One answer a row of logits (B, C)."""
+        """One answer a row of `in_units(logits)`, (B, C)."""
         raise NotImplementedError
 
 
