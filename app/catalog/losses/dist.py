@@ -18,6 +18,9 @@ class DIST(Loss):
 
     batch_statistic: ClassVar[bool] = True
     paper: ClassVar[str] = "Huang et al., 2022, Knowledge Distillation from A Stronger Teacher"
+    definition: ClassVar[str] = (
+        "T^2 * (beta * (1 - mean_b pearson(q_b, p_b)) + gamma * (1 - mean_c pearson(q_c, p_c)))"
+    )
 
     kind: Literal["dist"] = "dist"
     temperature: Scheduled[PositiveFloat] = Field(

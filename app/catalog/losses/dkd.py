@@ -19,6 +19,10 @@ class DKD(Loss):
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits"})
     paper: ClassVar[str] = "Zhao et al., 2022, Decoupled Knowledge Distillation"
+    definition: ClassVar[str] = (
+        "T^2 * mean_b (alpha * KL((p_y, 1 - p_y) ; (q_y, 1 - q_y)) + beta * KL(p' ; q')), "
+        "p' and q' over the classes but y"
+    )
 
     kind: Literal["dkd"] = "dkd"
     temperature: Scheduled[PositiveFloat] = Field(

@@ -18,7 +18,11 @@ class KD(Loss):
     and weight 9.
     """
 
+    lumps: ClassVar[bool] = True
     paper: ClassVar[str] = "Hinton, Vinyals and Dean, 2015, Distilling the Knowledge in a Neural Network"
+    definition: ClassVar[str] = (
+        "T^2 * mean_b KL(p ; q); with `standardize` of logits (z - mean z) / (std z + 1e-7), unbiased std"
+    )
 
     kind: Literal["kd"] = "kd"
     temperature: Scheduled[PositiveFloat] = Field(
