@@ -1,6 +1,6 @@
 """The ground truth's own term."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,9 +11,14 @@ if TYPE_CHECKING:
 
 
 class CrossEntropy(Loss):
-    """Match the ground-truth labels. Rows without a label do not count."""
+    """Match the ground-truth labels. Rows without a label do not count.
+
+    A row that was mixed with another counts for both labels, each by its share; the divisor is the sum of all
+    shares that have a label.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
+    definition: ClassVar[str] = "mean_b -log softmax(zs)_y over the labeled rows"
 
     kind: Literal["cross_entropy"] = "cross_entropy"
     label_smoothing: Annotated[
@@ -23,11 +28,20 @@ class CrossEntropy(Loss):
     def formula(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
         assert student.logits is not None
         assert batch.labels is not None
-        labeled = batch.labels != UNLABELED
         log_q = student.logits.log_softmax(-1)
-        target = log_q.gather(-1, batch.labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+        total, counted = self._summed(log_q, batch.labels, 1 if batch.share is None else batch.share)
+        if batch.others is not None:
+            assert batch.share is not None
+            more, rest = self._summed(log_q, batch.others, 1 - batch.share)
+            total, counted = total + more, counted + rest
+        return total / (counted + (counted == 0))
+
+    def _summed(self, log_q: "Tensor", labels: "Tensor", share: Any) -> "tuple[Tensor, Tensor]":
+        """The sum over the labeled rows, each times its share, and the sum of these shares."""
+        labeled = (labels != UNLABELED) * share
+        target = log_q.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
         rows = -(1 - self.label_smoothing) * target - self.label_smoothing * log_q.mean(-1)
-        return (rows * labeled).sum() / labeled.sum().clamp(min=1)
+        return (rows * labeled).sum(), labeled.sum()
 
 
 value = over_logits(CrossEntropy)
