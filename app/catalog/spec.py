@@ -4,7 +4,7 @@
 pinned, so that a later change of a default or of an alias never changes an old job.
 """
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -14,6 +14,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     StringConstraints,
+    model_validator,
 )
 
 from app.catalog.base import (
@@ -175,18 +176,21 @@ class SignalStore(Frozen):
 
 
 class Hinton(Frozen):
-    """Hinton's pair: alpha * kd + (1 - alpha) * cross_entropy. alpha is the teacher's share."""
+    """Hinton's pair: alpha * kd + (1 - alpha) * cross_entropy. alpha is the teacher's share.
+
+    For numbers it is alpha * logit_mse + (1 - alpha) * task, which have no temperature.
+    """
 
     preset: Literal["hinton"] = "hinton"
     temperature: PositiveFloat = 4.0
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.9
 
-    def expand(self) -> list[Loss]:
-        kd = {"kind": "kd", "temperature": self.temperature, "weight": self.alpha}
-        return [
-            LOSSES["kd"].model_validate(kd),
-            LOSSES["cross_entropy"].model_validate({"weight": 1 - self.alpha}),
+    def expand(self, task: Task) -> list[Loss]:
+        forms = [
+            task.imitation(self.temperature) | {"weight": self.alpha},
+            {"kind": task.own_loss, "weight": 1 - self.alpha},
         ]
+        return [LOSSES[form["kind"]].model_validate(form) for form in forms]
 
 
 class AdamW(Frozen):
@@ -215,7 +219,10 @@ class LearningRateSchedule(Frozen):
 class EarlyStopping(Frozen):
     """Stop after `patience` epochs in which the validation metric did not improve."""
 
-    metric: Literal["auto", "accuracy", "macro_f1", "log_loss"] = "auto"
+    metric: Literal["auto", "accuracy", "macro_f1", "log_loss", "rmse", "mae", "r2"] = Field(
+        "auto",
+        description="accuracy, macro_f1 or log_loss of classes; rmse, mae or r2 of numbers; auto: the task's",
+    )
     patience: PositiveInt = 10
 
 
@@ -254,14 +261,34 @@ def steps_of(rows: int, batch_size: int) -> int:
 
 
 class Gate(Frozen):
-    """A bar that the student must clear; the bound of the interval is what is looked at."""
+    """A bar that the student must clear: the worse bound of the 95 % interval is held against it.
+
+    Exactly one of min, max, min_ratio and min_difference is the bar; the last two compare with `versus`. Of a
+    metric that is better when lower they are mirrored: min_ratio 0.9 lets an error be at most 1 / 0.9 of the
+    other's, and min_difference -2 lets it be at most 2 higher.
+    """
 
     metric: Annotated[str, StringConstraints(min_length=1, max_length=64)] = "accuracy"
     versus: Literal["teacher", "control"] | None = Field(None, description="None: the bar is a number")
     min_ratio: PositiveFloat | None = Field(None, description="least share of the other's value")
     min_difference: float | None = Field(None, description="least value minus the other's")
-    min: float | None = None
-    max: float | None = None
+    min: float | None = Field(None, description="the interval's lower bound must reach it")
+    max: float | None = Field(None, description="the interval's upper bound must not exceed it")
+
+    @model_validator(mode="after")
+    def _one_bar(self) -> Self:
+        bars = [
+            name for name in ("min", "max", "min_ratio", "min_difference") if getattr(self, name) is not None
+        ]
+        if len(bars) != 1:
+            told = " and ".join(bars) or "none"
+            raise ValueError(
+                f"a gate needs exactly one of min, max, min_ratio and min_difference; it has {told}"
+            )
+        if (self.versus is None) != (bars[0] in ("min", "max")):
+            other = "leave `versus` out" if self.versus else "name `versus`: teacher or control"
+            raise ValueError(f"{bars[0]} does not go with this `versus`: {other}")
+        return self
 
 
 class Evaluation(Frozen):
@@ -345,7 +372,7 @@ class JobSpec(Frozen):
 
     def terms(self) -> list[Loss]:
         """The losses as a list, a preset expanded."""
-        return self.losses.expand() if isinstance(self.losses, Hinton) else self.losses
+        return self.losses.expand(self.task) if isinstance(self.losses, Hinton) else self.losses
 
 
 # ---- the resolved form

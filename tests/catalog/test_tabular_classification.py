@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from app.catalog.base import Column, Input
-from app.catalog.tasks.tabular_classification import Feature, Preprocessing, TabularClassification
+from app.catalog.tabular import Feature, Preprocessing
+from app.catalog.tasks.tabular_classification import TabularClassification
 from app.errors import Invalid, InvalidData, ShapeMismatch
 
 TASK = TabularClassification()

@@ -20,7 +20,7 @@ from torch import nn
 from app.catalog.architectures.mlp import MLP
 from app.catalog.base import Input
 from app.catalog.spec import JobSpec, PinnedData, PinnedModel, Resolved, ResolvedData
-from app.catalog.tasks.tabular_classification import Feature, Preprocessing
+from app.catalog.tabular import Feature, Preprocessing
 from app.db.ids import new_id
 from app.db.tables import Dataset, Job, ModelVersion
 from app.ports.parts import Parts

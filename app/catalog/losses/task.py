@@ -1,0 +1,34 @@
+"""The ground truth's own term where answers are numbers."""
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from app.catalog.base import Batch, Loss, Outputs, over_logits
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class TaskLoss(Loss):
+    """Match the labels of a task that has no classes: the mean squared difference over the rows that have one.
+
+    It is taken in units of the target's standard deviation, so a student that always answers the mean has 1.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
+    answers: ClassVar[frozenset[str]] = frozenset({"number"})
+    definition: ClassVar[str] = "mean_b (z_s - y)^2"
+
+    kind: Literal["task"] = "task"
+
+    def formula(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
+        assert student.logits is not None
+        assert batch.labels is not None
+        wanted = batch.labels.to(student.logits.dtype)
+        if batch.others is not None and batch.share is not None:
+            wanted = batch.share * wanted + (1 - batch.share) * batch.others
+        labeled = ~wanted.isnan()
+        rows = (student.logits.squeeze(-1) - wanted.nan_to_num()).square()
+        return (rows * labeled).sum() / labeled.sum().clamp(min=1)
+
+
+value = over_logits(TaskLoss)
