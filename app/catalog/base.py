@@ -270,9 +270,10 @@ class Column(Frozen):
 
     type: Literal["image", "number", "category", "text"]
     missing: int = 0
-    mean: float | None = None  # of numbers; std is the population's
+    mean: float | None = None  # of numbers, also where they are the label; std is the population's
     std: float | None = None
     counts: dict[str, int] | None = None  # rows by class name, where there are at most 1,000 distinct values
+    distinct: int | None = None  # values of a column of numbers, where there are at most 1,000
 
 
 class Task(Plugin):
@@ -354,6 +355,10 @@ class Task(Plugin):
     def standardized(self, values: Any, preprocessing: Any) -> Any:
         """The way back from `in_units`: what the model of this preprocessing should put out."""
         return values
+
+    def token_mask(self, normalized: Any, preprocessing: Any) -> Any:
+        """(B, T), True: the token counts, of a normalized batch; None: rows have no tokens."""
+        return None
 
     def decode(
         self, logits: "NDArray[np.float32]", labels: Sequence[str], *, top_k: int

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from app.catalog.base import Column
 from app.errors import InvalidData
@@ -42,12 +42,16 @@ class Budget:
 
 
 class Statistics:
-    """One column of one split: what is missing, the moments of numbers, the counts of texts."""
+    """One column of one split: what is missing, the moments of numbers, the counts of texts.
 
-    def __init__(self, kind: Kind) -> None:
-        self.kind = kind
+    numbers: whether the values are numbers, as those of a label may be though it is kept as text.
+    """
+
+    def __init__(self, kind: Kind, *, numbers: bool) -> None:
+        self.kind, self._numbers = kind, numbers
         self.missing, self.filled, self.longest = 0, 0, 0
         self.counts: Counter[str] | None = Counter() if kind == "text" else None
+        self._distinct: set[float] | None = set() if kind in ("integer", "number") else None
         self._mean, self._squares = 0.0, 0.0  # squares: the sum of squared distances from the mean
 
     def add(self, values: list[Any]) -> None:
@@ -55,8 +59,12 @@ class Statistics:
         self.missing += len(values) - len(present)
         if not present:
             return
-        if self.kind in ("integer", "number"):
-            self._add_moments(present)
+        if self._numbers:
+            self._add_moments([float(value) for value in present] if self.kind == "text" else present)
+        if self._distinct is not None:
+            self._distinct.update(present)
+            if len(self._distinct) > MAX_CATEGORIES:
+                self._distinct = None
         if self.counts is not None:
             self.counts.update(present)
             self.longest = max(self.longest, *map(len, present))
@@ -70,12 +78,15 @@ class Statistics:
             return Column(type="image", missing=self.missing)
         if self.kind == "text":
             counts = dict(sorted(self.counts.items())) if category and self.counts is not None else None
-            return Column(type="category" if category else "text", missing=self.missing, counts=counts)
-        if not self.filled:
-            return Column(type="number", missing=self.missing)
-        return Column(
-            type="number", missing=self.missing, mean=self._mean, std=math.sqrt(self._squares / self.filled)
-        )
+            kind: Literal["category", "text"] = "category" if category else "text"
+            return Column(type=kind, missing=self.missing, counts=counts, **self._moments())
+        distinct = None if self._distinct is None else len(self._distinct)
+        return Column(type="number", missing=self.missing, distinct=distinct, **self._moments())
+
+    def _moments(self) -> dict[str, Any]:
+        if not self._numbers or not self.filled:
+            return {}
+        return {"mean": self._mean, "std": math.sqrt(self._squares / self.filled)}
 
     def _add_moments(self, values: list[float]) -> None:
         """Chan's way to join two samples, which loses no digits to large means."""
@@ -98,7 +109,10 @@ class SplitFile:
         self._kinds: dict[str, Kind] = {
             name: "text" if name == label else kind for name, kind in columns.items()
         }
-        self.statistics = {name: Statistics(kind) for name, kind in self._kinds.items()}
+        self.statistics = {
+            name: Statistics(kind, numbers=columns[name] in ("integer", "number"))
+            for name, kind in self._kinds.items()
+        }
         self.rows = 0
         self._hashes, self._labels = array("Q"), array("i")
         self._classes: dict[str | None, int] = {None: -1}
