@@ -6,13 +6,22 @@ body or keeps its modules in a `_torch.py` of its own.
 
 import importlib
 import pkgutil
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar, Union, cast
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+)
 
 from app.errors import Fault, Invalid, pointer
 
@@ -24,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 P = TypeVar("P", bound="Plugin")
 F = TypeVar("F", bound="Frozen")
+Opened = Callable[[str, Callable[[bytes], Any]], Any]  # (sha256, open): what `open` makes of the file, kept
 UNLABELED = -100  # the label of a row that has none; it silences ground-truth terms only
 
 
@@ -258,11 +268,21 @@ def over_logits(loss: type[Loss]) -> "Callable[..., Tensor]":
 # ---- what goes into a model
 
 
-class Input(Frozen):
-    """The shape of one encoded row: an image (channels, height, width) or a vector (features,)."""
+def _is_none(value: Any) -> bool:
+    return value is None
 
-    modality: Literal["image", "vector"]
+
+class Input(Frozen):
+    """The shape of one encoded row: image (channels, height, width), vector (features,) or text (tokens,)."""
+
+    modality: Literal["image", "vector", "text"]
     shape: tuple[PositiveInt, ...]
+    vocabulary: PositiveInt | None = Field(
+        None, exclude_if=_is_none, description="of a text: every token id is below it"
+    )
+    pad: NonNegativeInt | None = Field(
+        None, exclude_if=_is_none, description="of a text: the token id that fills a row up"
+    )
 
 
 class Column(Frozen):
@@ -280,7 +300,7 @@ class Task(Plugin):
     """A kind of work: how a raw row becomes an input and an output an answer, in training as in serving."""
 
     gives: ClassVar[frozenset[str]] = frozenset({"logits", "labels"})
-    modality: ClassVar[Literal["image", "vector"]]
+    modality: ClassVar[Literal["image", "vector", "text"]]
     metric: ClassVar[str] = "accuracy"  # what early stopping watches where the spec does not say
     answer: ClassVar[Literal["class", "number"]] = "class"  # what the logits stand for
     own_loss: ClassVar[str] = "cross_entropy"  # of labels alone; what the control learns by
@@ -308,9 +328,9 @@ class Task(Plugin):
     ) -> Frozen:
         """A teacher's own preprocessing. Raises Invalid naming the key that cannot be honored.
 
-        Of a folder: its config.json, its preprocessor_config.json or preprocessing.json (None: not there),
-        and no input. Of an ONNX file: {}, what the user says in this task's own schema (None: nothing), and
-        its input.
+        Of a folder: its config.json, its preprocessor_config.json or preprocessing.json (None: not there; of a
+        text: what app.intake.tokenizer found), and no input. Of an ONNX file: {}, what the user says in this
+        task's own schema (None: nothing), and its input.
         """
         raise NotImplementedError
 
@@ -333,12 +353,22 @@ class Task(Plugin):
     def encode(self, raw: Any, preprocessing: Any) -> "NDArray[Any]":
         """One raw row as the array that training stores: uint8 pixels (C, H, W) or float32 features (F,).
 
-        Raises InvalidData, naming what is wrong with the row.
+        Raises InvalidData, naming what is wrong with the row. Whoever encodes asks for an `encoder`.
         """
         raise NotImplementedError
 
+    def files(self, preprocessing: Any) -> dict[str, str]:
+        """The sha256 of each file that the preprocessing needs, by the name under which it leaves."""
+        return {}
+
+    def encoder(self, preprocessing: Any, opened: Opened) -> "Callable[[Any], NDArray[Any]]":
+        """`encode` with this preprocessing. A task whose preprocessing names files opens them here: of a text
+        come int32 token ids (T,)."""
+        return partial(self.encode, preprocessing=preprocessing)
+
     def normalize(self, encoded: Any, preprocessing: Any) -> Any:
-        """A batch of encoded rows, numpy array or tensor alike, as the float32 input of a model."""
+        """A batch of encoded rows, numpy array or tensor alike, as the input of a model: float32, or int64
+        token ids (B, T), T being no more than the batch's longest row needs."""
         raise NotImplementedError
 
     def imitation(self, temperature: float) -> dict[str, Any]:
@@ -453,4 +483,12 @@ class Bundle:
     preprocessing: Any
     input: Input
     labels: Sequence[str]
-    sample: "NDArray[np.float32]"  # a normalized batch of real rows, for tracing and calibration
+    sample: "NDArray[Any]"  # a normalized batch of real rows, for tracing and calibration
+    files: Path | None = None  # where the files that the preprocessing names lie, each called by its sha256
+
+    def write_files(self, folder: Path) -> list[str]:
+        """Copies what whoever prepares a row for the student needs, and returns the names."""
+        for name, sha256 in self.task.files(self.preprocessing).items():
+            assert self.files is not None
+            shutil.copyfile(self.files / sha256, folder / name)
+        return list(self.task.files(self.preprocessing))
