@@ -105,7 +105,7 @@ class SplitFile:
     def __init__(self, path: Path, columns: Mapping[str, Kind], label: str | None, budget: Budget) -> None:
         import pyarrow.parquet as pq
 
-        self.path, self._label, self._budget = path, label, budget
+        self.path, self.label, self._budget = path, label, budget
         self._kinds: dict[str, Kind] = {
             name: "text" if name == label else kind for name, kind in columns.items()
         }
@@ -130,12 +130,12 @@ class SplitFile:
 
     def add(self, row: Mapping[str, Any]) -> None:
         """row: every column's value, from read_value or read_label. Raises InvalidData: too much."""
-        inputs = b"".join(_content(value) for name, value in row.items() if name != self._label)
+        inputs = b"".join(_content(value) for name, value in row.items() if name != self.label)
         size = len(inputs) + len(row)
         self._budget.take(size)
         self._hashes.append(int.from_bytes(blake2b(inputs, digest_size=8).digest(), "little"))
-        if self._label is not None:
-            self._labels.append(self._classes.setdefault(row[self._label], len(self._classes) - 1))
+        if self.label is not None:
+            self._labels.append(self._classes.setdefault(row[self.label], len(self._classes) - 1))
         self.rows += 1
         self._pending.append(row)
         self._pending_bytes += size
@@ -160,7 +160,7 @@ class SplitFile:
         """Of each row (N,), classes numbered as they came; -1: it has none."""
         import numpy as np
 
-        return np.array(self._labels if self._label is not None else [-1] * self.rows, np.int32)
+        return np.array(self._labels if self.label is not None else [-1] * self.rows, np.int32)
 
     def _flush(self) -> None:
         import pyarrow as pa

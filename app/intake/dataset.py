@@ -20,7 +20,7 @@ from app.intake.columns import find_label, settle_columns
 from app.intake.profile import SPLITS, BadRow, BadRows, Profile, Split, SplitProfile
 from app.intake.rows import Image, Kind, RawRow, UnusableRow, read_label, read_value
 from app.intake.sources import File, Upload, open_all
-from app.intake.splits import divide, duplicates, leaks
+from app.intake.splits import divide, duplicates, leaks, unlike
 
 MAX_EXAMPLES = 100
 MAX_REASON = 300  # characters
@@ -159,7 +159,9 @@ def _divide(
     """The one file's rows, spread over the splits that were asked for; the file itself goes away."""
     assert order.divide
     names = [split for split in SPLITS if split in order.divide]
-    places = divide(whole.hashes, whole.labels, [order.divide[name] for name in names], order.seed)
+    numbers = columns.get(whole.label or "") in ("integer", "number")
+    labels = unlike(whole.labels) if numbers else whole.labels
+    places = divide(whole.hashes, labels, [order.divide[name] for name in names], order.seed)
     source = whole.path.rename(whole.path.with_name("whole.parquet"))
     splits = [create(name) for name in names]
     with ExitStack() as closing:

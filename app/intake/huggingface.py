@@ -8,7 +8,7 @@ from typing import Any
 from app.catalog.base import Task
 from app.errors import Invalid, InvalidData, ShapeMismatch, shown
 from app.intake.checkpoint_folder import CONFIG, INDEX, PREPROCESSOR, WEIGHTS
-from app.intake.labels import check_count, check_labels
+from app.intake.labels import check_count, check_labels, check_target
 from app.intake.own_sizes import check_sizes
 from app.intake.refusals import refusal
 from app.intake.safetensors import Tensor, parameters, read_header
@@ -79,6 +79,11 @@ def read_labels(config: Mapping[str, Any], given: list[Any] | None) -> list[str]
     names = check_labels(given, "/labels")
     check_count(names, len(found))
     return names
+
+
+def read_target(config: Mapping[str, Any], given: list[Any] | None) -> list[str]:
+    """The name of a regressor's number: as given, else the config's. Raises Invalid."""
+    return check_target(_config_labels(config), "/file") if given is None else check_target(given, "/labels")
 
 
 def _family(config: Mapping[str, Any]) -> str:

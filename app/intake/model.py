@@ -52,7 +52,7 @@ def _take_folder(path: Path, files: Path, options: Mapping[str, Any]) -> Json:
     if checkpoint_folder.CONFIG not in documents:
         raise refusal(InvalidData, "the archive has no config.json", _FIX)
     family = own_student.family_of(documents[checkpoint_folder.CONFIG])
-    task = _task(options["task"] or ("tabular_classification" if family else "image_classification"))
+    task = _task(options["task"] or (own_student.task_of(documents) if family else "image_classification"))
     if family:
         answer = own_student.inspect(family, folder, documents, task, options["labels"])
     else:

@@ -1,17 +1,19 @@
-"""A bare ONNX classifier as a black-box teacher: what it takes and gives, and a run to see that it works."""
+"""A bare ONNX model as a black-box teacher: what it takes and gives, and a run to see that it works."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from app.catalog.base import Frozen, Input, Task
 from app.errors import Invalid, InvalidData, ShapeMismatch, shown
+from app.intake.labels import check_target
 from app.intake.onnx_rules import read_model
 from app.intake.onnx_signature import (
     DOUBLE,
     count_parameters,
     read_input,
     read_labels,
+    read_number,
     read_output,
     read_output_kind,
 )
@@ -20,7 +22,7 @@ from app.intake.refusals import refusal
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from onnx import ValueInfoProto
+    from onnx import GraphProto, ValueInfoProto
 
 ROWS = 2  # of the trial run
 LAYOUTS = {"image": "(N, C, H, W)", "vector": "(N, features)"}
@@ -31,21 +33,42 @@ def inspect(path: Path, task: Task, options: Mapping[str, Any]) -> dict[str, Any
     model = read_model(path)
     source = read_input(model.graph)
     row, preprocessing = _row(task, source, options["preprocessing"])
-    output = read_output(model.graph, options["output"])
-    kind = options["output_kind"] or read_output_kind(model.graph, output.name)
+    output, kind = _output(task, model.graph, options)
     dtype = "float64" if source.type.tensor_type.elem_type == DOUBLE else "float32"
     scores = _trial(path, output.name, source.name, (ROWS, *row.shape), dtype)
     _check_scores(scores, kind)
+    labels = _labels(task, model.graph, scores.shape[1], options["labels"])
     return {
         "format": "onnx",
         "family": "onnx",
-        "labels": read_labels(model.graph, scores.shape[1], options["labels"]),
+        "labels": labels,
         "input": row.model_dump(mode="json"),
         "preprocessing": preprocessing.model_dump(mode="json"),
         "gives": ["logits"],
         "details": {"file": "model.onnx", "input": source.name, "output": output.name, "output_kind": kind},
         "parameters": count_parameters(model),
     }
+
+
+def _output(task: Task, graph: "GraphProto", options: Mapping[str, Any]) -> "tuple[ValueInfoProto, str]":
+    """The output that is read, and what its numbers are: logits, probabilities or a value."""
+    if task.answer == "class":
+        output = read_output(graph, options["output"])
+        return output, options["output_kind"] or read_output_kind(graph, output.name)
+    if options["output_kind"] is not None:
+        detail = f"{task.kind} has neither logits nor probabilities"
+        fix = "Leave `output_kind` out; the output's unit is `target` in `preprocessing`."
+        raise refusal(Invalid, detail, fix, pointer="/output_kind", code="not_for_numbers")
+    return read_number(graph, options["output"]), "value"
+
+
+def _labels(task: Task, graph: "GraphProto", outputs: int, given: Sequence[Any] | None) -> list[str]:
+    if task.answer == "class":
+        return read_labels(graph, outputs, given)
+    if outputs != 1:
+        fix = "Export a regressor of one target."
+        raise refusal(ShapeMismatch, f"the model answers {outputs} numbers a row", fix, pointer="/output")
+    return check_target(given if given is not None else ["value"], "/labels")
 
 
 def _row(task: Task, source: "ValueInfoProto", said: Mapping[str, Any] | None) -> tuple[Input, Frozen]:

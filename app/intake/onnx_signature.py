@@ -1,4 +1,4 @@
-"""What an ONNX classifier says of itself: input, output, classes and learned numbers."""
+"""What an ONNX classifier or regressor says of itself: input, output, classes and learned numbers."""
 
 from collections.abc import Sequence
 from itertools import chain
@@ -54,6 +54,18 @@ def read_output(graph: "GraphProto", wanted: str | None) -> "ValueInfoProto":
     )
     fix = f"Name one of these in `output`: {_names(list(scores.values()))}."
     raise refusal(ShapeMismatch, detail, fix, pointer="/output")
+
+
+def read_number(graph: "GraphProto", wanted: str | None) -> "ValueInfoProto":
+    """The wanted output (N, 1) of a regressor; None: the only one. Raises ShapeMismatch."""
+    found: dict[str, ValueInfoProto] = {value.name: value for value in graph.output if _is_scores(value)}
+    name = next(iter(found), None) if wanted is None and len(found) == 1 else wanted
+    if name in found and found[name].type.tensor_type.shape.dim[1].dim_value in (0, 1):
+        return found[name]
+    detail = f"it is not clear which output (N, 1) to read: {_names(list(graph.output))}"
+    raise refusal(
+        ShapeMismatch, detail, "Name a float output of one number a row in `output`.", pointer="/output"
+    )
 
 
 def read_output_kind(graph: "GraphProto", output: str) -> str:

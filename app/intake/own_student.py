@@ -8,7 +8,7 @@ from app.catalog.base import Architecture, Task, parse
 from app.catalog.spec import ARCHITECTURES
 from app.errors import ShapeMismatch
 from app.intake.checkpoint_folder import CONFIG, INDEX, PREPROCESSING
-from app.intake.huggingface import read_labels, read_weights
+from app.intake.huggingface import read_labels, read_target, read_weights
 from app.intake.refusals import refusal
 from app.intake.safetensors import parameters
 
@@ -22,6 +22,12 @@ def family_of(config: Mapping[str, Any]) -> type[Architecture] | None:
     return family if family and family.format != "huggingface" else None
 
 
+def task_of(documents: Mapping[str, Json]) -> str:
+    """What the student does: one that tells numbers keeps the unit of its target."""
+    told = documents.get(PREPROCESSING, {})
+    return "tabular_regression" if "target" in told else "tabular_classification"
+
+
 def inspect(
     family: type[Architecture],
     folder: Path,
@@ -33,7 +39,7 @@ def inspect(
     config = documents[CONFIG]
     said = {name: config[name] for name in family.model_fields if name in config}
     architecture = parse(family, said, "config.json is not valid")
-    labels = read_labels(config, given)
+    labels = (read_target if task.answer == "number" else read_labels)(config, given)
     preprocessing = task.imported_preprocessing(config, documents.get(PREPROCESSING), None)
     row = task.input(preprocessing)
     if misfit := architecture.accepts(row):

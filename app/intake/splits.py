@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+FEW_ROWS = 10  # of a class; fewer cannot be divided into shares
+
 
 def divide(
     hashes: "NDArray[np.uint64]", labels: "NDArray[np.int32]", shares: Sequence[float], seed: int
@@ -30,6 +32,15 @@ def divide(
         cuts = np.floor(bounds * count + 0.5)
         target[order[start : start + count]] = np.searchsorted(cuts, np.arange(count), side="right")
     return np.asarray(target[inverse], np.int64)
+
+
+def unlike(labels: "NDArray[np.int32]") -> "NDArray[np.int32]":
+    """Labels that are numbers, as classes to divide by: all one where hardly any number comes again."""
+    import numpy as np
+
+    labeled = labels >= 0
+    often = labeled.sum() >= FEW_ROWS * len(np.unique(labels[labeled]))
+    return labels if often else np.where(labeled, 0, labels).astype(np.int32)
 
 
 def duplicates(hashes: "NDArray[np.uint64]") -> int:

@@ -210,6 +210,19 @@ def test_moments_are_those_of_numpy(intake: Intake) -> None:
     assert columns["x"].std == pytest.approx(values.std(), rel=1e-9)
 
 
+def test_a_label_of_numbers_keeps_its_moments_and_is_divided_by_chance(intake: Intake) -> None:
+    values = np.round(np.random.default_rng(0).normal(150.0, 70.0, 200), 1)
+    content = as_csv([{"x": place, "target": value} for place, value in enumerate(values.tolist())])
+    taken = intake(content, divide={"train": 0.75, "test": 0.25})
+    assert [len(taken.rows(split)) for split in ("train", "test")] == [150, 50]
+    target = taken.profile.splits["train"].columns["target"]
+    mine = np.array([float(row["target"]) for row in taken.rows("train")])
+    assert target.type == "category"
+    assert target.mean == pytest.approx(mine.mean(), rel=1e-12)
+    assert target.std == pytest.approx(mine.std(), rel=1e-12)
+    assert taken.profile.splits["train"].columns["x"].distinct == 150
+
+
 def test_parquet_types_become_plain_ones(intake: Intake) -> None:
     day, moment = dt.date(2026, 11, 21), dt.datetime(2026, 11, 21, 1, 2, tzinfo=dt.UTC)
     rows = [

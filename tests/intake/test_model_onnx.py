@@ -292,3 +292,52 @@ def test_a_graph_that_wants_all_memory_ends_with_its_child(tmp_path: Path, setti
     sent["task"] = "tabular_classification"
     with pytest.raises(InvalidData, match=r"does not run on zeros|more memory"):
         intake.run(settings, "model", [tmp_path / "upload"], sent, tmp_path / "out")
+
+
+# ---- regressors
+
+
+@pytest.mark.parametrize("name", ["RandomForestRegressor", "GradientBoostingRegressor", "LinearRegression"])
+def test_a_regressor_of_scikit_learn_answers_one_number_in_the_data_s_unit(opened: Opened, name: str) -> None:
+    import sklearn.ensemble
+    import sklearn.linear_model
+    from skl2onnx import to_onnx
+    from sklearn.datasets import load_diabetes
+
+    data = load_diabetes()
+    rows = data.data.astype(np.float32)
+    family = getattr(sklearn.ensemble, name, None) or getattr(sklearn.linear_model, name)
+    model = family(**({} if name == "LinearRegression" else {"n_estimators": 5})).fit(rows, data.target)
+    content = to_onnx(model, rows[:1], target_opset=18).SerializeToString()
+    answer = opened(content, task="tabular_regression")
+    assert answer["labels"] == ["value"]
+    assert answer["input"] == {"modality": "vector", "shape": [10]}
+    assert answer["details"] == {
+        "file": "model.onnx", "input": "X", "output": "variable", "output_kind": "value",
+    }  # fmt: skip
+    assert answer["preprocessing"]["target"] == {"mean": 0.0, "std": 1.0}
+    assert answer["parameters"] > 0
+
+
+def test_a_regressor_is_told_by_one_name_and_has_no_kind_of_output(opened: Opened) -> None:
+    weight = numpy_helper.from_array(np.ones((4, 1), np.float32), "v")
+    more = [helper.make_node("MatMul", ["x", "v"], ["price"])]
+    one = linear(more, outputs=[value("price", ["N", 1])], extra=[weight])
+    assert opened(one, task="tabular_regression", labels=["price"])["labels"] == ["price"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        ({"labels": ["a", "b"]}, "answers one number"),
+        ({"output_kind": "logits"}, "neither logits nor probabilities"),
+        ({"output": "logits"}, "not clear which output"),
+    ],
+)
+def test_what_is_no_regressor_is_refused(opened: Opened, sent: dict[str, Any], message: str) -> None:
+    weight = numpy_helper.from_array(np.ones((4, 1), np.float32), "v")
+    more = [helper.make_node("MatMul", ["x", "v"], ["price"])]
+    outputs = [value("price", ["N", 1]), value("logits", ["N", 3])]
+    two = linear(more, outputs=outputs, extra=[weight])
+    with pytest.raises(Invalid, match=message):
+        opened(two, **{"task": "tabular_regression", "output": "price", **sent})
