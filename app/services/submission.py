@@ -4,20 +4,15 @@ import json
 from hashlib import sha256
 from typing import Any
 
-from sqlalchemy import delete
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.catalog.spec import JobSpec, PinnedData, Resolved
-from app.db.dialect import db_now
 from app.db.ids import new_id
-from app.db.tables import Idempotency, Job, JobLabel, JobReference
-from app.errors import IdempotencyKeyReused, shown
+from app.db.tables import Job, JobLabel, JobReference
+from app.services.idempotency import once
 from app.services.plan import resolve
 from app.services.transitions import PHASES, Note, pending, write_events
 from app.settings import Settings
-
-IDEMPOTENCY_S = 86_400
 
 Json = dict[str, Any]
 
@@ -31,35 +26,13 @@ def submit(
     """
     sent = spec.model_dump(mode="json", exclude_unset=True)
     digest = sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
-    if idempotency_key is None:
+
+    def make() -> Job:
         return _insert(session, project_id, resolve(session, settings, project_id, spec), sent, digest)
-    too_old = Idempotency.created_at < db_now(-IDEMPOTENCY_S)
-    session.execute(delete(Idempotency).where(Idempotency.project_id == project_id, too_old))
-    if known := _accepted(session, project_id, idempotency_key, digest):
-        return known
-    resolved = resolve(session, settings, project_id, spec)
-    try:
-        with session.begin_nested():
-            job = _insert(session, project_id, resolved, sent, digest)
-            session.add(
-                Idempotency(project_id=project_id, key=idempotency_key, body_digest=digest, job_id=job.id)
-            )
-            return job
-    except IntegrityError:  # the same key arrived twice at once, and the other one won
-        if known := _accepted(session, project_id, idempotency_key, digest):
-            return known
-        raise
 
-
-def _accepted(session: Session, project_id: str, key: str, digest: str) -> Job | None:
-    """The job that this Idempotency-Key stands for. Raises IdempotencyKeyReused."""
-    row = session.get(Idempotency, (project_id, key), populate_existing=True)
-    if row is None:
-        return None
-    if row.body_digest != digest:
-        raise IdempotencyKeyReused(
-            f"Idempotency-Key {shown(key)} was used for another job spec. Send a new key with a new spec."
-        )
+    if idempotency_key is None:
+        return make()
+    row = once(session, project_id, idempotency_key, digest, lambda: {"job_id": make().id})
     return session.get_one(Job, row.job_id)
 
 

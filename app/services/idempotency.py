@@ -1,0 +1,45 @@
+"""An Idempotency-Key: what one POST made is what every later POST with the same key and body is answered."""
+
+from collections.abc import Callable
+
+from sqlalchemy import delete
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from app.db.dialect import db_now
+from app.db.tables import Idempotency
+from app.errors import IdempotencyKeyReused, shown
+
+KEPT_S = 86_400
+
+
+def once(
+    session: Session, project_id: str, key: str, digest: str, make: Callable[[], dict[str, str]]
+) -> Idempotency:
+    """What was made under this key in the last 24 hours, or now. digest: of the body.
+
+    make: makes it and names it by its column, {"job_id": ...}. Raises IdempotencyKeyReused for another body,
+    and what `make` raises.
+    """
+    too_old = Idempotency.created_at < db_now(-KEPT_S)
+    session.execute(delete(Idempotency).where(Idempotency.project_id == project_id, too_old))
+    if known := _known(session, project_id, key, digest):
+        return known
+    try:
+        with session.begin_nested():
+            row = Idempotency(project_id=project_id, key=key, body_digest=digest, **make())
+            session.add(row)
+        return row
+    except IntegrityError:  # the same key arrived twice at once, and the other one won
+        if known := _known(session, project_id, key, digest):
+            return known
+        raise
+
+
+def _known(session: Session, project_id: str, key: str, digest: str) -> Idempotency | None:
+    row = session.get(Idempotency, (project_id, key), populate_existing=True)
+    if row is not None and row.body_digest != digest:
+        raise IdempotencyKeyReused(
+            f"Idempotency-Key {shown(key)} was used for another body. Send a new key with a new one."
+        )
+    return row
