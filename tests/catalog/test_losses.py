@@ -1,6 +1,7 @@
 """Values and gradients of the reference implementations, in float64, and the identities of the papers."""
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -8,83 +9,33 @@ import torch
 from torch import Tensor
 
 from app.catalog.base import Batch, Loss, Outputs
-from app.catalog.losses import cross_entropy, dist, dkd, kd, logit_mse
+from app.catalog.losses import dist, kd, margin_mse
 from app.catalog.spec import LOSSES
+from tests.catalog.golden import CASES, LABELS, Golden, difference, wave
 
-LABELS = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
-
-
-def wave(a: float, b: float) -> Tensor:
-    """Numbers that any language can make: (8, 10), row by row."""
-    k = torch.arange(80, dtype=torch.float64)
-    return (3 * torch.sin(a * k + b) + 1.5 * torch.sin(0.37 * a * k * 1.7 + 2 * b)).reshape(8, 10)
-
-
-STUDENT, TEACHER = wave(1.3, 0.2), wave(0.9, 0.7)
-# where it comes from: losses as (kind, parameters, weight); value; the gradient's norm and first four numbers
-REFERENCES: dict[str, tuple[list[tuple[str, dict[str, Any], float]], float, float, list[float]]] = {
-    "HobbitLong/RepDistiller b84f547c5db6 distiller_zoo/KD.py, T 1": (
-        [("kd", {"temperature": 1.0}, 1.0)], 2.770979309192868, 0.2468399298613642,
-        [-0.021789916078086915, 0.030183691354696153, 0.0005239116766808736, -0.00026222505496900243],
-    ),
-    "HobbitLong/RepDistiller b84f547c5db6 distiller_zoo/KD.py, T 4": (
-        [("kd", {"temperature": 4.0}, 1.0)], 4.805483564499525, 0.3436830322996566,
-        [-0.027542803171023117, 0.01751396615302163, 0.005167268892021073, -0.0048841077641629],
-    ),
-    "yoshitomo-matsubara/torchdistill 3e4373c45214 KDLoss, alpha 0.3 of the labels, T 4": (
-        [("cross_entropy", {}, 0.3), ("kd", {"temperature": 4.0}, 0.7)],
-        4.6025746396660585, 0.2897331312380791,
-        [-0.018103107765177973, 0.041708611238858745, 0.00739311724321693, -0.04087129627513621],
-    ),
-    "airaria/TextBrewer 2c105fa664bb kd_mse_loss, T 1": (
-        [("logit_mse", {"center": False}, 1.0)], 11.008077223137983, 0.7418920818804438,
-        [-0.0557673037711901, 0.00042260959264137646, -0.007700186801773612, -0.03315913702615455],
-    ),
-    "megvii-research/mdistiller a08d46f10d61 DKD.py, alpha 1, beta 8, T 4": (
-        [("dkd", {"alpha": 1.0, "beta": 8.0, "temperature": 4.0}, 1.0)], 39.52192462226769, 2.955594580601578,
-        [-0.23834200212741768, 0.13944126127352924, 0.03827843227449012, -0.0048841077641629035],
-    ),
-    "hunto/DIST_KD 2418f18b1fed dist_kd.py, tau 1, beta 1, gamma 1": (
-        [("dist", {}, 1.0)], 1.6573070926766005, 0.09292494957494751,
-        [-0.005788656669145954, -0.005439809980870875, -0.0019881976696374476, 0.00022213894691316543],
-    ),
-    "sunshangquan/logit-standardization-KD f6e5aa5172ba KD.py, T 2": (
-        [("kd", {"temperature": 2.0, "standardize": True}, 1.0)], 0.7972777042814295, 0.03790027350459452,
-        [-0.005169536884803459, 0.0006438690019670435, -0.001070773100691549, 0.0006819406619374584],
-    ),
-}  # fmt: skip
+STUDENT, TEACHER = wave("zs"), wave("zt")
 
 
 def form(kind: str, **parameters: Any) -> Loss:
     return LOSSES[kind].model_validate(parameters)
 
 
-@pytest.mark.parametrize("name", REFERENCES)
-def test_value_and_gradient_are_the_reference_s(name: str) -> None:
-    terms, value, norm, head = REFERENCES[name]
-    student = STUDENT.clone().requires_grad_()
-    batch = Batch(labels=LABELS)
-    total: Any = sum(
-        weight * form(kind, **said)(Outputs(student), Outputs(TEACHER), batch) for kind, said, weight in terms
-    )
-    total.backward()
-    assert student.grad is not None
-    assert total.item() == pytest.approx(value, rel=1e-7)
-    assert student.grad.norm().item() == pytest.approx(norm, rel=1e-7)
-    assert student.grad.flatten()[:4].tolist() == pytest.approx(head, rel=1e-7)
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_value_and_gradient_are_the_reference_s(case: Golden) -> None:
+    assert difference(case) <= case.rel
 
 
 def test_each_formula_is_also_a_function_of_plain_tensors() -> None:
     batch = Batch(labels=LABELS, mask=torch.arange(8) < 5)
-    for module, kind in (
-        (kd, "kd"),
-        (dkd, "dkd"),
-        (dist, "dist"),
-        (logit_mse, "logit_mse"),
-        (cross_entropy, "cross_entropy"),
-    ):
+    over_classes = [
+        kind
+        for kind, loss in LOSSES.items()
+        if loss.needs <= {"logits", "labels"} and "class" in loss.answers
+    ]
+    for kind in over_classes:
+        value = sys.modules[LOSSES[kind].__module__].value
         expected = form(kind)(Outputs(STUDENT), Outputs(TEACHER), batch)
-        assert torch.equal(module.value([STUDENT], [TEACHER], batch.mask, labels=LABELS), expected)
+        assert torch.equal(value([STUDENT], [TEACHER], batch.mask, labels=LABELS), expected)
     assert kd.value([STUDENT], [TEACHER], temperature=1.0).item() == pytest.approx(
         2.770979309192868, rel=1e-7
     )
@@ -147,6 +98,81 @@ def test_the_centered_logit_mse_knows_no_shift_of_a_row() -> None:
     ).item() == pytest.approx(9)
 
 
+def both(kind: str, student: Tensor = STUDENT, **parameters: Any) -> float:
+    return form(kind, **parameters)(Outputs(student), Outputs(TEACHER), Batch()).item()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_jsd_goes_over_into_both_kl_without_a_jump(dtype: torch.dtype) -> None:
+    student = STUDENT.to(dtype)
+    rel = 1e-6 if dtype is torch.float32 else 1e-9
+    for ends, kl in (((0.0, 1e-12), "kd"), ((1.0, 1 - 1e-12), "reverse_kl")):
+        expected = both(kl, student, temperature=2.0)
+        for beta in ends:
+            assert both("jsd", student, beta=beta, temperature=2.0) == pytest.approx(expected, rel=rel)
+        toward = [both("jsd", student, beta=abs(ends[0] - step)) for step in (1e-1, 1e-2, 1e-3, 1e-5, 1e-7)]
+        gaps = [abs(value - both(kl, student, temperature=1.0)) for value in toward]
+        assert gaps == sorted(gaps, reverse=True)
+    assert both("jsd", beta=0.0, normalize=False) == 0
+    plain, normalized = both("jsd", beta=0.3, normalize=False), both("jsd", beta=0.3)
+    assert plain == pytest.approx(normalized * 0.3 * 0.7, rel=1e-12)
+
+
+def test_the_divergences_keep_their_bounds() -> None:
+    far = 200 * torch.eye(10, dtype=torch.float64)[:8]
+    for scale in (0.1, 1.0, 10.0):
+        student = STUDENT * scale
+        assert both("tvd", student) <= math.sqrt(both("kd", student, temperature=1.0) / 2)
+        assert both("jsd", student, normalize=False) <= math.log(2)
+        assert both("skew_kl", student, alpha=0.1) <= -math.log(0.1)
+    apart = (Outputs(far), Outputs(far.roll(1, 1)), Batch())
+    assert form("tvd")(*apart).item() == pytest.approx(1)
+    assert form("jsd", normalize=False)(*apart).item() == pytest.approx(math.log(2))
+    assert form("skew_kl", alpha=0.1)(*apart).item() == pytest.approx(-math.log(0.1))
+    assert both("skew_kl", alpha=0.0) == pytest.approx(both("kd", temperature=1.0), rel=1e-12)
+
+
+def test_the_square_of_the_temperature_multiplies_every_divergence_but_tvd() -> None:
+    for kind in ("jsd", "reverse_kl", "skew_kl", "akl", "score_kl", "tvd"):
+        factor = 1.0 if kind == "tvd" else 9.0
+        softened = form(kind)(Outputs(STUDENT / 3), Outputs(TEACHER / 3), Batch()).item()
+        assert both(kind, temperature=3.0) == pytest.approx(factor * softened, rel=1e-12)
+
+
+def test_akl_weighs_the_forward_kl_by_the_head_s_share_of_the_gap() -> None:
+    p, q = torch.tensor([[[0.4, 0.3, 0.2, 0.1]], [[0.1, 0.5, 0.25, 0.15]]], dtype=torch.float64)
+    kl, reverse = (p * (p / q).log()).sum().item(), (q * (q / p).log()).sum().item()
+    for mu, head in ((0.0, 0.3), (0.5, 0.3), (0.75, 0.5), (1.0, 0.6)):
+        share = head / 0.6  # of |p - q| = 0.3, 0.2, 0.05, 0.05
+        expected = share * kl + (1 - share) * reverse
+        found = form("akl", mu=mu)(Outputs(q.log()), Outputs(p.log()), Batch()).item()
+        assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_wsld_weighs_a_row_by_what_the_student_has_still_to_learn() -> None:
+    sure, open_ = [30.0, 0.0, 0.0], [1.0, 0.0, 0.0]
+    label = Batch(labels=torch.tensor([0]))
+
+    def weight(student: list[float], teacher: list[float]) -> float:
+        zs, zt = torch.tensor([student]).double(), torch.tensor([teacher]).double()
+        ce = -((zt / 2).softmax(-1) * (zs / 2).log_softmax(-1)).sum()
+        return (form("wsld")(Outputs(zs), Outputs(zt), label) / (4 * ce)).item()
+
+    assert weight(open_, open_) == pytest.approx(1 - math.exp(-1), rel=1e-6)
+    assert weight(sure, open_) == pytest.approx(0, abs=1e-9)
+    assert weight(open_, sure) == pytest.approx(1)
+
+
+def test_margin_mse_sees_margins_alone() -> None:
+    moved = form("margin_mse")(Outputs(STUDENT + LABELS[:, None]), Outputs(TEACHER), Batch()).item()
+    assert moved == pytest.approx(both("margin_mse"), rel=1e-12)
+    by_hand = [torch.tensor([[3.0, 1.0, 0.0]]), torch.tensor([[5.0, 4.0, 1.0]])]
+    assert margin_mse.value(by_hand[:1], by_hand[1:]).item() == pytest.approx(
+        ((2 - 1) ** 2 + (3 - 4) ** 2) / 2
+    )
+    assert margin_mse.value(list(by_hand[0].unbind(-1)), by_hand[1:]).item() == pytest.approx(1)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_cross_entropy_counts_labeled_rows_alone(smoothing: float) -> None:
     labels = LABELS.clone()
@@ -160,6 +186,27 @@ def test_cross_entropy_counts_labeled_rows_alone(smoothing: float) -> None:
     assert nothing.item() == 0
     assert student.grad is not None
     assert not student.grad.any()
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_cross_entropy_counts_each_label_of_a_mixed_row_by_its_share(smoothing: float) -> None:
+    others, share = LABELS.roll(3), torch.linspace(0.5, 1, 8).double()
+    labels = LABELS.clone()
+    labels[[0, 2]] = others[[2, 5]] = -100
+    rows, more = (
+        torch.nn.functional.cross_entropy(STUDENT, one, label_smoothing=smoothing, reduction="none")
+        for one in (labels, others)
+    )
+    counted = share[labels != -100].sum() + (1 - share)[others != -100].sum()
+    expected = (share * rows + (1 - share) * more).sum() / counted
+    loss = form("cross_entropy", label_smoothing=smoothing)
+    mixed = Batch(labels=labels, others=others, share=share)
+    torch.testing.assert_close(loss(Outputs(STUDENT), Outputs(), mixed), expected)
+    nothing = torch.full((8,), -100)
+    assert loss(Outputs(STUDENT), Outputs(), Batch(labels=nothing, others=nothing, share=share)).item() == 0
+    plain = loss(Outputs(STUDENT), Outputs(), Batch(labels=labels))
+    unmixed = Batch(labels=labels, others=others, share=torch.ones(8))
+    assert torch.equal(loss(Outputs(STUDENT), Outputs(), unmixed), plain)
 
 
 def test_by_hand() -> None:
