@@ -35,7 +35,7 @@ class Tables:
     unlabeled: list[Table]
     inputs: list[str]
     label: str
-    labels: list[str]  # class names that occur, in order
+    labels: list[str]  # class names that occur, in order; of numbers the column's own name
     labeled: int  # training rows that have one
 
     @property
@@ -46,6 +46,18 @@ class Tables:
         """How many training rows a share of them is, at least one being left: of the labeled, if any is."""
         rows = self.labeled or self.train.pin.rows
         return min(round(rows * share), rows - 1)
+
+    @property
+    def report(self) -> Table:
+        """What the report's rows are taken from: test, else validation, else what is held out of training."""
+        by_pointer = {table.pointer: table for table in self.judging}
+        return by_pointer.get("/data/test") or by_pointer.get("/data/validation") or self.train
+
+    @property
+    def report_labeled(self) -> bool:
+        """Whether any of the report's rows may have a label."""
+        column = self.report.columns[self.label]
+        return _filled(self.report, column) > 0
 
     def learned_rows(self, validation: object) -> int:
         """Training rows that are left when those held out are taken away."""
@@ -81,7 +93,7 @@ def look(session: Session, project_id: str, data: Data, task: Task, checks: Chec
     inputs = checks.run("input columns", "/data/columns/input", _inputs, data, tables[0], task, label)
     if label is None or inputs is None:
         return None
-    return checks.run("rows", "/data/train", _tables, data, tables, inputs, label)
+    return checks.run("rows", "/data/train", _tables, data, tables, inputs, label, task)
 
 
 def _table(session: Session, project_id: str, pointer: str, reference: str) -> Table:
@@ -131,15 +143,20 @@ def _has(table: Table, column: str, pointer: str) -> None:
         raise InvalidData(f"{table.pin.reference} has no column {shown(column)}; it has {there}", fault)
 
 
-def _tables(data: Data, tables: Sequence[Table], inputs: list[str], label: str) -> Tables:
+def _tables(data: Data, tables: Sequence[Table], inputs: list[str], label: str, task: Task) -> Tables:
     train, *others = tables
     judging = [table for table in others if not table.pointer.startswith("/data/unlabeled")]
     for table in others:
         for column in [*inputs, *([label] if table in judging else [])]:
             _has(table, column, table.pointer)
             _same_type(train, table, column)
-    labeled = sum(_counts(train, label).values())
-    names = {name for table in (train, *judging) for name in _counts(table, label)}
+    if task.answer == "number":
+        for table in (train, *judging):
+            _check_numbers(table, label)
+        labeled, names = _filled(train, train.columns[label]), {label}
+    else:
+        labeled = sum(_counts(train, label).values())
+        names = {name for table in (train, *judging) for name in _counts(table, label)}
     result = Tables(
         train,
         judging,
@@ -178,6 +195,23 @@ def _counts(table: Table, label: str) -> dict[str, int]:
         )
         raise InvalidData(f"{shown(label)} of {table.pin.reference} is not a column of classes", fault)
     return counts
+
+
+def _check_numbers(table: Table, label: str) -> None:
+    column = table.columns[label]
+    if _filled(table, column) and column.mean is None:
+        fault = Fault(
+            "/data/columns/label",
+            "no_numbers",
+            f"it holds values of type {column.type} that are no numbers",
+            "name a column of numbers, or order a classification",
+        )
+        raise InvalidData(f"{shown(label)} of {table.pin.reference} is not a column of numbers", fault)
+
+
+def _filled(table: Table, column: Column) -> int:
+    """Rows that have a value in the column."""
+    return table.pin.rows - column.missing if column.counts is None else sum(column.counts.values())
 
 
 def _check_size(data: Data, tables: Tables) -> None:

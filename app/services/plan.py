@@ -10,14 +10,15 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.catalog.base import Architecture, Frozen, Input
-from app.catalog.spec import JobSpec, PinnedModel, Resolved, steps_of
+from app.catalog.base import Architecture, Frozen, Input, Loss
+from app.catalog.spec import LOSSES, JobSpec, PinnedModel, Resolved, steps_of
 from app.db.tables import Job, Model, ModelVersion
 from app.errors import Fault, Invalid, InvalidSpec, LabelMismatch, ShapeMismatch, WillNotFit, shown
 from app.services import data_plan, models
 from app.services.advice import advise
 from app.services.checks import Check, Checks
 from app.services.data_plan import Tables
+from app.services.evaluation_plan import check_evaluation, check_limits
 from app.settings import Settings
 
 
@@ -122,11 +123,11 @@ def _fitted(
             f"/losses/{place}",
             _check_needs,
             spec,
-            loss.kind,
-            loss.needs,
+            loss,
             versions,
             tables,
         )
+    check_evaluation(spec, tables, checks)
     task, columns = spec.task, tables.train.columns
     preprocessing = checks.run(
         "preprocessing",
@@ -138,12 +139,15 @@ def _fitted(
     )
     checks.demand()
     assert preprocessing is not None
+    preprocessing = task.with_target(preprocessing, columns[tables.label])
     seen = task.input(preprocessing)
     architecture = checks.run("student", "/student/architecture", _student, settings, spec, first, seen)
     checks.demand()
     assert architecture is not None
     parameters = architecture.parameters(seen, len(first.labels))
     order = _filled_in(session, spec, architecture, preprocessing, first)
+    check_limits(order, parameters, checks)
+    checks.demand()
     known = [teacher for teacher in pinned if teacher is not None]
     advise(order, settings, known, tables, parameters, checks)
     return Resolved(
@@ -203,7 +207,8 @@ def _pinned(
         format=version.format,
         family=version.family,
         labels=version.labels,
-        order=[version.labels.index(label) for label in first.labels],
+        order=[[version.labels.index(label)] for label in first.labels],
+        gives=version.gives,
         preprocessing=bound.model_dump(mode="json"),
         details=version.details,
         parameters=version.parameters,
@@ -211,9 +216,16 @@ def _pinned(
     )
 
 
-def _check_needs(
-    spec: JobSpec, kind: str, needs: frozenset[str], versions: Sequence[ModelVersion], tables: Tables
-) -> None:
+def _check_needs(spec: JobSpec, loss: Loss, versions: Sequence[ModelVersion], tables: Tables) -> None:
+    kind, needs = loss.kind, loss.needs
+    if "logits" in needs and spec.task.answer not in loss.answers:
+        fits = [name for name, one in LOSSES.items() if spec.task.answer in one.answers]
+        holds = " or ".join(sorted(loss.answers))
+        detail = (
+            f"{kind} compares answers that are a {holds}; {spec.task.kind} answers with a {spec.task.answer}"
+        )
+        fix = f"choose one over layers, or one of {', '.join(fits)}"
+        raise InvalidSpec(detail, Fault("", "wrong_answers", detail, fix))
     given = spec.task.gives.union(*(version.gives for version in versions))
     if missing := sorted(needs - given):
         detail = (
