@@ -62,8 +62,8 @@ _WORD = 0xFFFFFFFF
 
 
 def _mix(word: Tensor) -> Tensor:
-    """A permutation of the 32-bit numbers that leaves no pattern (two multiply and xor-shift rounds, Mueller's
-    constant); its products fit into int64."""
+    """A permutation of the 32-bit numbers that leaves no pattern (two rounds of multiply and xor-shift,
+    Mueller's constant); its products fit into int64."""
     for _ in range(2):
         word = ((word ^ (word >> 16)) * 0x45D9F3B) & _WORD
     return word ^ (word >> 16)

@@ -196,6 +196,13 @@ def positions(tensor: "Tensor") -> "Tensor":
     return tensor.transpose(1, 2) if tensor.ndim == 3 else tensor.flatten(2)
 
 
+def rows(tensor: "Tensor", tokens: "Tensor | None" = None) -> "Tensor":
+    """(N, D): every vector, counted token or position of a map by itself."""
+    if tensor.ndim == 4:
+        return tensor.permute(0, 2, 3, 1).flatten(0, 2)
+    return tensor.flatten(0, -2) if tokens is None or tensor.ndim != 3 else tensor[tokens]
+
+
 def vectors(tensor: "Tensor", tokens: "Tensor | None" = None) -> "Tensor":
     """(B, D): a map flattened, tokens as the mean of those that count."""
     if tensor.ndim != 3:
@@ -210,6 +217,30 @@ def unit(tensor: "Tensor", dim: int = -1) -> "Tensor":
     square = tensor.square().sum(dim, keepdim=True)
     sound = square > 1e-24
     return (tensor / square.where(sound, 1.0).sqrt()).masked_fill(~sound, 0.0)
+
+
+# ---- attention heads
+
+
+def same_heads(kind: str, student: Sequence[int], teacher: Sequence[int]) -> None:
+    """Raises ShapeMismatch where two shapes (B, H, T, ...) differ in their heads."""
+    if student[1] != teacher[1]:
+        raise ShapeMismatch(
+            f"{kind} compares head by head: the student's layer has {student[1]} heads and the teacher's "
+            f"{teacher[1]}; give the student {teacher[1]} heads, or use hidden_mse or similarity"
+        )
+
+
+def counted_heads(
+    student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None"
+) -> "tuple[list[Tensor], list[Tensor], Tensor | None]":
+    """As `counted`, for (B, H, T, T) and (B, H, T, d): zeros in the rows of tokens that do not count."""
+    student, teacher, tokens = counted(student, teacher, mask)
+    if tokens is None:
+        return student, teacher, None
+    hidden = ~tokens[:, None, :, None]
+    both = [[one.masked_fill(hidden, 0.0) for one in side] for side in (student, teacher)]
+    return both[0], both[1], tokens
 
 
 # ---- how two layers meet
@@ -252,6 +283,14 @@ def aligned(student: "Tensor", teacher: "Tensor", tokens: "Tensor | None" = None
     if student.ndim == teacher.ndim == 3 and not (_side(student) and _side(teacher)):
         return _same_length(student, teacher)
     return _same_space(as_map(student), as_map(teacher))
+
+
+def spread(kind: str, *tensors: "Tensor") -> None:
+    """Raises ShapeMismatch where one is a vector: over a single position these losses are always 0."""
+    if any(tensor.ndim == 2 for tensor in tensors):
+        raise ShapeMismatch(
+            f"{kind} compares positions and a layer shows one vector a row; choose one with a map or tokens"
+        )
 
 
 def as_map(tensor: "Tensor") -> "Tensor":
