@@ -19,6 +19,8 @@ from app.errors import Invalid
 
 RGB = Input(modality="image", shape=(3, 32, 32))
 ROW = Input(modality="vector", shape=(7,))
+TEXT = Input(modality="text", shape=(16,), vocabulary=50, pad=0)
+TEXTUAL = ("bert", "distilbert")
 LABELS = ["one", "two", "three"]
 
 
@@ -31,7 +33,17 @@ def learned(module: torch.nn.Module) -> int:
 
 
 def input_of(architecture: Architecture) -> Input:
-    return ROW if architecture.kind == "mlp" else RGB
+    return {"mlp": ROW, "bert": TEXT, "distilbert": TEXT}.get(architecture.kind, RGB)
+
+
+def batch_for(row: Input, rows: int) -> torch.Tensor:
+    """Normalized rows; texts of different lengths."""
+    if row.modality != "text":
+        return torch.randn(rows, *row.shape)
+    assert row.vocabulary
+    ids = torch.randint(1, row.vocabulary, (rows, *row.shape))
+    ids[1:, row.shape[0] // 2 :] = row.pad or 0
+    return ids
 
 
 def drawn(kind: str, draw: st.DrawFn) -> dict[str, Any]:
@@ -67,6 +79,19 @@ def drawn(kind: str, draw: st.DrawFn) -> dict[str, Any]:
                 "output_stride": draw(st.sampled_from([8, 16, 32])),
                 "first_layer_is_expansion": draw(flag), "finegrained_output": draw(flag),
             }  # fmt: skip
+        case "bert":
+            heads = draw(st.integers(1, 4))
+            return {
+                "hidden_size": heads * draw(st.integers(1, 8)), "num_attention_heads": heads,
+                "num_hidden_layers": draw(depth), "intermediate_size": draw(width),
+                "type_vocab_size": draw(depth), "max_position_embeddings": draw(st.integers(32, 64)),
+            }  # fmt: skip
+        case "distilbert":
+            heads = draw(st.integers(1, 4))
+            return {
+                "dim": heads * draw(st.integers(1, 8)), "n_heads": heads, "n_layers": draw(depth),
+                "hidden_dim": draw(width), "max_position_embeddings": draw(st.integers(32, 64)),
+            }  # fmt: skip
         case _:
             return {"hidden_sizes": draw(st.lists(width, max_size=4))}
 
@@ -83,10 +108,11 @@ def test_the_closed_form_counts_what_is_built(kind: str) -> None:
     @given(st.data())
     def check(data: st.DataObject) -> None:
         architecture = family(kind, data.draw(st.composite(lambda draw: drawn(kind, draw))()))
-        shape = (
-            (data.draw(st.integers(1, 9)),) if kind == "mlp" else (data.draw(st.sampled_from([1, 3])), 32, 48)
-        )
-        row = Input(modality="vector" if kind == "mlp" else "image", shape=shape)
+        row = Input(modality="image", shape=(data.draw(st.sampled_from([1, 3])), 32, 48))
+        if kind == "mlp":
+            row = Input(modality="vector", shape=(data.draw(st.integers(1, 9)),))
+        elif kind in TEXTUAL:
+            row = Input(modality="text", shape=(32,), vocabulary=data.draw(st.integers(2, 99)), pad=1)
         labels = [str(place) for place in range(data.draw(st.integers(2, 5)))]
         with torch.device("meta"):
             student = architecture.build(row, labels)
@@ -102,7 +128,7 @@ def test_a_student_as_it_comes_is_small_and_computes_one_logit_a_label(kind: str
     assert architecture.accepts(row) is None
     assert architecture.parameters(row, 10) < 4_000_000
     student = architecture.build(row, LABELS)
-    batch = torch.randn(4, *row.shape)
+    batch = batch_for(row, 4)
     assert student.train()(batch).logits.shape == (4, 3)
     student.eval()
     student.save_pretrained(tmp_path)  # type: ignore[operator]
@@ -119,6 +145,8 @@ HUGE: dict[str, dict[str, Any]] = {
     "convnext": {"hidden_sizes": [131_072] * 8, "depths": [200] * 8},
     "mobilenet_v2": {"depth_multiplier": 1000.0, "expand_ratio": 16.0},
     "mlp": {"hidden_sizes": [1_000_000] * 64},
+    "bert": {"hidden_size": 131_072, "num_hidden_layers": 200},
+    "distilbert": {"dim": 131_072, "n_layers": 200},
 }
 
 
@@ -145,6 +173,10 @@ def test_an_absurd_student_is_costed_at_once_and_never_built(kind: str) -> None:
         ("mobilenet_v2", {"depth_multiplier": float("nan")}),
         ("mlp", {"hidden_sizes": [1] * 65}),
         ("mlp", {"activation": "sigmoidal"}),
+        ("bert", {"hidden_size": 10, "num_attention_heads": 3}),
+        ("bert", {"max_position_embeddings": 7}),
+        ("distilbert", {"dim": 10, "n_heads": 3}),
+        ("distilbert", {"hidden_size": 10}),
     ],
 )
 def test_a_form_that_makes_no_student_is_refused(kind: str, form: dict[str, Any]) -> None:
@@ -170,6 +202,11 @@ def test_an_input_that_does_not_fit_is_refused_with_the_way_out() -> None:
     assert "set patch_size to one of 1, 2, 4, 8" in str(family("vit").accepts(small))
     assert "choose mlp" in str(family("vit").accepts(ROW))
     assert "choose resnet" in str(family("mlp").accepts(RGB))
+    assert "choose bert" in str(family("mlp").accepts(TEXT))
+    assert "choose bert" in str(family("resnet").accepts(TEXT))
+    assert "bert reads texts and this task gives images" in str(family("bert").accepts(RGB))
+    short = family("distilbert", {"max_position_embeddings": 15})
+    assert "has 15 positions and the task reads 16 tokens" in str(short.accepts(TEXT))
 
 
 @pytest.mark.parametrize("kind", ["resnet", "convnext", "mobilenet_v2"])
@@ -237,6 +274,94 @@ def test_like_teacher_needs_a_config() -> None:
             family("like_teacher").resolve(teacher, 10)
         assert refused.value.faults[0].pointer == "/student/architecture/kind"
     assert "config_of_teacher" not in ARCHITECTURES["like_teacher"].model_json_schema()["properties"]
+
+
+def text_config(kind: str) -> Any:
+    """A tiny classifier of three classes, of six layers."""
+    import transformers
+
+    sizes: dict[str, Any] = {
+        "vocab_size": 50, "hidden_size": 12, "num_hidden_layers": 6, "num_attention_heads": 2,
+        "intermediate_size": 20, "id2label": {0: "a", 1: "b", 2: "c"}, "pad_token_id": 1,
+        "bos_token_id": 2, "eos_token_id": 3,
+    }  # fmt: skip
+    if kind == "distilbert":
+        sizes |= {"dim": 12, "n_layers": 6, "n_heads": 2, "hidden_dim": 20}
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"):
+            sizes.pop(name)
+    return transformers.AutoConfig.for_model(kind, **sizes)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["albert", "bert", "camembert", "distilbert", "electra", "ernie", "mpnet", "roberta", "xlm-roberta"],
+)
+def test_a_thinner_copy_of_a_text_teacher_is_counted_as_it_is_built(kind: str) -> None:
+    import transformers
+
+    auto: Any = transformers.AutoModelForSequenceClassification
+    teacher = auto.from_config(text_config(kind))
+    row = Input(modality="text", shape=(16,), vocabulary=50, pad=1)
+    for layers in (None, 6, 2):
+        form = family("like_teacher", {"layers": layers}).resolve(config_of(teacher), learned(teacher))
+        assert form.accepts(row) is None
+        assert "choose mlp" in str(form.accepts(ROW))
+        student = form.build(row, LABELS)
+        assert type(student) is type(teacher)
+        assert form.parameters(row, 3) == learned(student)
+    assert learned(student) < learned(teacher) or kind == "albert"
+    batch = batch_for(row, 3)
+    batch[batch == 0] = 1
+    assert student(batch).logits.shape == (3, 3)
+
+
+def test_a_thinner_copy_of_a_vision_transformer_is_counted_as_it_is_built() -> None:
+    gray = Input(modality="image", shape=(1, 16, 16))
+    teacher = family("vit", {"patch_size": 8, "num_hidden_layers": 3, "qkv_bias": False}).build(gray, LABELS)
+    for built in (teacher, deit()):
+        form = family("like_teacher", {"layers": 1}).resolve(config_of(built), learned(built))
+        assert form.parameters(gray, 3) == learned(form.build(gray, LABELS))
+
+
+@pytest.mark.parametrize(
+    ("config", "layers", "message"),
+    [
+        (
+            {"model_type": "bert", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 4},
+            5,
+            "at most 4",
+        ),
+        ({"model_type": "resnet", "depths": [1, 1]}, 1, "leave `layers` out"),
+        ({"model_type": "bert", "hidden_size": 8, "num_hidden_layers": "4"}, 2, "cannot be counted"),
+    ],
+)
+def test_layers_that_cannot_be_left_out_are_refused(
+    config: dict[str, Any], layers: int, message: str
+) -> None:
+    with pytest.raises(Invalid, match=message) as refused:
+        family("like_teacher", {"layers": layers}).resolve(config, 10)
+    assert refused.value.faults[0].pointer == "/student/architecture/layers"
+
+
+def test_padding_changes_no_text_s_logits_and_the_layers_keep_their_paths(tmp_path: Path) -> None:
+    import copy
+
+    form = family("bert", {"hidden_size": 12, "num_hidden_layers": 2})
+    student: Any = form.build(TEXT, LABELS).eval()
+    ids = torch.randint(1, 50, (2, 16))
+    ids[:, 9:] = 0
+    with torch.no_grad():
+        logits = student(ids).logits
+        assert torch.allclose(student(ids[:, :9]).logits, logits, atol=1e-6)
+        assert torch.allclose(copy.deepcopy(student)(ids).logits, logits)
+        plain = student(input_ids=ids, attention_mask=(ids != 0).long()).logits
+        assert torch.equal(plain, logits)
+    seen = []
+    student.get_submodule("bert.encoder.layer.0").register_forward_hook(lambda *_: seen.append(1))
+    student(ids)
+    assert seen
+    student.save_pretrained(tmp_path)
+    assert torch.equal(form.load(tmp_path)(ids).logits, logits)
 
 
 def test_other_families_need_no_teacher() -> None:

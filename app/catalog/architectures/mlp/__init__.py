@@ -31,7 +31,11 @@ class MLP(Architecture):
     def accepts(self, input: Input) -> str | None:
         if input.modality == "vector":
             return None
-        return "mlp reads rows of numbers and this task gives images; choose resnet, convnext or vit"
+        choices = {
+            "image": "images; choose resnet, convnext or vit",
+            "text": "texts; choose bert or distilbert",
+        }
+        return f"mlp reads rows of numbers and this task gives {choices[input.modality]}"
 
     def parameters(self, input: Input, classes: int) -> int:
         widths = (*input.shape, *self.hidden_sizes, classes)
