@@ -8,7 +8,15 @@ from collections.abc import Callable, Iterable, Sequence
 from math import isqrt
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
-from pydantic import Field, NonNegativeInt, StringConstraints, model_validator
+from pydantic import (
+    BeforeValidator,
+    Discriminator,
+    Field,
+    NonNegativeInt,
+    StringConstraints,
+    Tag,
+    field_validator,
+)
 
 from app.catalog.base import Batch, Context, Loss, Outputs, lift
 from app.errors import ShapeMismatch
@@ -17,7 +25,27 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LayerPath = Annotated[str, StringConstraints(min_length=1, max_length=200)]
-Pair = tuple[LayerPath, LayerPath]
+
+
+def _two(value: object) -> object:
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        raise ValueError("A pair is [student layer, teacher layer], two paths")
+    return value
+
+
+Pair = Annotated[tuple[LayerPath, LayerPath], BeforeValidator(_two)]
+
+
+def _form_of(value: object) -> str:
+    """So that an error speaks of the form that was meant, the word or the list."""
+    return "word" if isinstance(value, str) else "list"
+
+
+Word = Annotated[Literal["auto"], Tag("word")]
+Pairs = Annotated[
+    Word | Annotated[list[Pair], Field(min_length=1, max_length=16), Tag("list")], Discriminator(_form_of)
+]
+OnePair = Annotated[Word | Annotated[Pair, Tag("list")], Discriminator(_form_of)]
 
 
 class LayerLoss(Loss):
@@ -61,16 +89,17 @@ class FeatureLoss(LayerLoss):
     projects: ClassVar[bool] = False  # True: a projector stands where the two widths differ
     fewest: ClassVar[int] = 1
 
-    pairs: Literal["auto"] | Annotated[list[Pair], Field(min_length=1, max_length=16)] = Field(
+    pairs: Pairs = Field(
         "auto",
         description="[student layer, teacher layer] by path, in order of depth; auto matches stages by depth",
     )
 
-    @model_validator(mode="after")
-    def _enough(self) -> Self:
-        if self.pairs != "auto" and len(self.pairs) < self.fewest:
-            raise ValueError(f"{self.kind} compares neighbors: give at least {self.fewest} pairs of layers")
-        return self
+    @field_validator("pairs")
+    @classmethod
+    def _enough(cls, pairs: Pairs) -> Pairs:
+        if pairs != "auto" and len(pairs) < cls.fewest:
+            raise ValueError(f"{cls.name()} compares neighbors: give at least {cls.fewest} pairs of layers")
+        return pairs
 
     def taps(self) -> tuple[list[str], list[str]]:
         if self.pairs == "auto":
@@ -118,7 +147,7 @@ class RepresentationLoss(LayerLoss):
 
     batch_statistic: ClassVar[bool] = True
 
-    layer: Literal["auto"] | Pair = Field(
+    layer: OnePair = Field(
         "auto", description="[student layer, teacher layer] by path; auto: the input of the classifier"
     )
 
