@@ -33,7 +33,7 @@ from harness.lessons import (
     teach_barely,
 )
 from worker.engine import answers
-from worker.engine.teachers import as_answer
+from worker.engine.teachers import WhiteBox
 
 ROUNDS, THREADS, SAME, PROMISED = 5, 1, 1e-5, 2.5
 
@@ -86,7 +86,7 @@ def ask(expert: nn.Module, learned_from: Images, path: Path) -> None:
         parameters=0,
         weight=1.0,
     )
-    answers.ask(as_answer(expert), pinned, learned_from.pixels, normalize, CPU, path, lambda _: None)
+    answers.ask(WhiteBox(expert), pinned, learned_from.pixels, normalize, CPU, path, lambda _: None)
 
 
 def show(rounds: list[list[float]], samples: int, moved: float) -> int:

@@ -19,8 +19,11 @@ from app.catalog.spec import ARCHITECTURES, TASKS, AdamW, Training
 from examples.digits.rows import LABELS, Digit
 from examples.digits.teacher import EDGE
 from worker.engine.device import Device, Rows, seed_everything
-from worker.engine.distill import Lesson, distill
-from worker.engine.ensemble import combination
+from worker.engine.distill import Lesson, Stage, distill
+from worker.engine.ensemble import Ensemble
+from worker.engine.inputs import Inputs
+from worker.engine.learner import Learner
+from worker.engine.teaching import Teaching
 
 CPU = Device(torch.device("cpu"), torch.float32)
 TRAINING = Training(epochs=10, batch_size=32, optimizer=AdamW(lr=0.003), precision="float32")
@@ -73,19 +76,21 @@ def teach(
     module: nn.Module, learned_from: Images, answers: NDArray[np.float32], training: Training = TRAINING
 ) -> None:
     """The engine's own loop. answers: the teacher's logits (N, 1, C)."""
+    rows, labels = np.arange(len(learned_from.labels)), Rows(learned_from.labels, CPU)
+    pixels = Inputs(Rows(learned_from.pixels, CPU), labels, normalize)
     lesson = Lesson(
         terms=[KD(temperature=TEMPERATURE, weight=ALPHA), CrossEntropy(weight=1 - ALPHA)],
-        rows=np.arange(len(learned_from.labels)),
-        epoch_rows=len(learned_from.labels),
-        inputs=Rows(learned_from.pixels, CPU),
-        labels=Rows(learned_from.labels, CPU),
-        answers=Rows(answers, CPU),
-        combine=combination(None, [1.0], CPU.on),
-        normalize=normalize,
+        stages=[Stage(training.epochs, [0, 1], rows, len(rows))],
+        inputs=pixels,
+        teaching=Teaching(Ensemble(None, [1.0]), Rows(answers, CPU)),
         validate=lambda _: {"accuracy": 0.0, "log_loss": 0.0},
         metric="accuracy",
     )
-    distill(module, lesson, training, device=CPU, watch=Quiet(), finish=threading.Event())
+    probe = lesson.inputs(torch.arange(8), 0)
+    learner = Learner(
+        module, lesson.terms, training, device=CPU, teaching=lesson.teaching, probe=probe, rows=len(rows)
+    )
+    distill([learner], lesson, training, watch=Quiet(), finish=threading.Event())
 
 
 def teach_barely(

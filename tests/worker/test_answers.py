@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from transformers import MobileNetV2Config, MobileNetV2ForImageClassification
 
 from app.catalog.spec import PinnedModel
 from app.errors import TeacherLoadFailed
-from tests.worker.test_distill import CPU, FEATURES
+from tests.worker.classroom import CPU
+from tests.worker.test_distill import FEATURES
 from tests.worker.workshop import DIGITS
 from worker.engine.answers import aligned, ask
-from worker.engine.teachers import Answer, as_answer, load
+from worker.engine.teachers import Live, WhiteBox, in_order, load
 
 
 def teacher(**changes: Any) -> PinnedModel:
@@ -28,7 +29,7 @@ def teacher(**changes: Any) -> PinnedModel:
         "format": "mlp",
         "family": "mlp",
         "labels": DIGITS,
-        "order": list(range(10)),
+        "order": [[place] for place in range(10)],
         "preprocessing": {},
         "details": {"config": {"kind": "mlp"}},
         "parameters": 1,
@@ -37,9 +38,15 @@ def teacher(**changes: Any) -> PinnedModel:
     return PinnedModel(**fields | changes)
 
 
-def asked(answer: Answer, rows: NDArray[Any], path: Path) -> NDArray[np.float32]:
+def asked(answer: Live, rows: NDArray[Any], path: Path) -> NDArray[np.float32]:
     ask(answer, teacher(), rows, lambda batch: batch, CPU, path, lambda done: None)
     found: NDArray[np.float32] = np.load(path)
+    return found
+
+
+def logits(answer: Live, inputs: Tensor) -> Tensor:
+    found = answer(inputs).logits
+    assert found is not None
     return found
 
 
@@ -51,13 +58,13 @@ def digest(module: nn.Module) -> str:
 
 
 def test_answers_do_not_depend_on_the_rows_around_bit_for_bit(expert: nn.Module, tmp_path: Path) -> None:
-    answer = as_answer(expert)
+    answer = WhiteBox(expert)
     whole = asked(answer, FEATURES[:150], tmp_path / "whole.npy")
     assert whole.shape == (150, 10)
     part = asked(answer, FEATURES[64:150], tmp_path / "part.npy")
     assert (part == whole[64:]).all()
-    live = answer(torch.from_numpy(FEATURES[:150])).numpy()
-    np.testing.assert_allclose(whole, live, atol=1e-5)
+    live = logits(answer, torch.from_numpy(FEATURES[:150]))
+    np.testing.assert_allclose(whole, live.numpy(), atol=1e-5)
 
 
 def test_a_teacher_with_batch_norm_and_dropout_is_unchanged_by_what_it_is_asked() -> None:
@@ -68,8 +75,8 @@ def test_a_teacher_with_batch_norm_and_dropout_is_unchanged_by_what_it_is_asked(
     module = MobileNetV2ForImageClassification(config).train()
     before = digest(module)
     images = torch.randn(4, 1, 32, 32)
-    answer = as_answer(module)
-    assert torch.equal(answer(images), answer(images))
+    answer = WhiteBox(module)
+    assert torch.equal(logits(answer, images), logits(answer, images))
     assert digest(module) == before
     assert not any(parameter.requires_grad for parameter in module.parameters())
 
@@ -78,25 +85,33 @@ def test_answers_that_are_no_numbers_are_refused(expert: nn.Module, tmp_path: Pa
     rows = FEATURES[:10].copy()
     rows[7] = np.inf
     with pytest.raises(TeacherLoadFailed, match="model:big@1 answers some rows with NaN"):
-        asked(as_answer(expert), rows, tmp_path / "answers.npy")
+        asked(WhiteBox(expert), rows, tmp_path / "answers.npy")
 
 
 def test_as_many_answers_as_labels_are_expected(expert: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(TeacherLoadFailed, match="10 numbers a row, but was imported with 2 labels"):
         ask(
-            as_answer(expert), teacher(labels=["a", "b"]), FEATURES[:10], lambda batch: batch, CPU,
+            WhiteBox(expert), teacher(labels=["a", "b"]), FEATURES[:10], lambda batch: batch, CPU,
             tmp_path / "answers.npy", lambda done: None,
         )  # fmt: skip
 
 
 def test_every_teacher_is_read_in_the_jobs_order_of_labels(tmp_path: Path) -> None:
-    first, second = teacher(order=[0, 1]), teacher(order=[2, 0])
+    first, second = teacher(order=[[0], [1]]), teacher(order=[[2], [0]])
     parts = [
         [np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]])],
         [np.array([[5.0, 6.0, 7.0]]), np.array([[8.0, 9.0, 10.0]])],
     ]
     found = aligned([first, second], parts, tmp_path / "aligned.npy")
     assert found.tolist() == [[[1.0, 2.0], [7.0, 5.0]], [[3.0, 4.0], [10.0, 8.0]]]
+
+
+def test_classes_that_became_one_are_as_likely_as_both_together() -> None:
+    answers = torch.tensor([[1.0, 2.0, 3.0, 0.5]])
+    merged = in_order(answers, [[3], [0, 2]])
+    shares = answers.softmax(-1)[0]
+    wanted = torch.stack([shares[3], shares[0] + shares[2]]) / (1 - shares[1])  # the second class was dropped
+    torch.testing.assert_close(merged.softmax(-1)[0], wanted)
 
 
 def test_a_perceptron_whose_files_do_not_fit_together_is_refused(expert: nn.Module, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """The loop against plain torch, and what stops it."""
 
 import threading
-from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Literal
@@ -16,40 +15,22 @@ from app.catalog.base import Batch, Context, Input, Loss, Outputs
 from app.catalog.losses.cross_entropy import CrossEntropy
 from app.catalog.losses.kd import KD
 from app.catalog.losses.logit_mse import LogitMSE
-from app.catalog.spec import EarlyStopping, Training, steps_of
+from app.catalog.spec import SGD, EarlyStopping, Training, steps_of
 from app.errors import NumericDivergence
+from tests.worker.classroom import CPU, ONE, Notes, inputs, learner, teach, through
 from tests.worker.workshop import DIGITS, digits
-from worker.data import Split
+from worker.engine.course import control_lesson
 from worker.engine.device import Device, Rows, seed_everything
-from worker.engine.distill import Lesson, Trained, distill
-from worker.engine.ensemble import combination
+from worker.engine.distill import Lesson, Progress, Stage, distill, timetable
 from worker.engine.metrics import truth_metrics
 from worker.engine.schedule import batches, learning_rate
-from worker.engine.teachers import as_answer
-from worker.engine.train import control_lesson
+from worker.engine.teachers import WhiteBox
+from worker.engine.teaching import Teaching
 
-CPU = Device(torch.device("cpu"), torch.float32)
 TERMS: list[Loss] = [KD(temperature=4.0, weight=0.9), CrossEntropy(weight=0.1)]
 X, Y = digits()
 FEATURES = ((X - 8) / 6).astype(np.float32)[:400]
 LABELS = Y[:400].astype(np.int64)
-
-
-class Notes:
-    """A watch that keeps what it is told, and may act at a step."""
-
-    def __init__(self, at_step: Callable[[int], None] = lambda step: None) -> None:
-        self.readings: list[tuple[str, int, dict[str, float]]] = []
-        self.at_step = at_step
-
-    def step(self, step: int, total: int, epoch: int, samples: int) -> None:
-        self.at_step(step)
-
-    def reading(self, split: Literal["train", "validation"], step: int, values: dict[str, float]) -> None:
-        self.readings.append((split, step, values))
-
-    def best(self, step: int, metric: str, value: float) -> None:
-        pass
 
 
 def student(hidden: int = 16, dropout: float = 0.1) -> nn.Module:
@@ -59,31 +40,23 @@ def student(hidden: int = 16, dropout: float = 0.1) -> nn.Module:
 
 def lesson(expert: nn.Module, **changes: Any) -> Lesson:
     """The first 320 digits to learn from, 80 to be measured on."""
-    answers = as_answer(expert)(torch.from_numpy(FEATURES)).numpy()[:, None]
+    answers = WhiteBox(expert)(torch.from_numpy(FEATURES)).logits
 
     def validate(module: nn.Module) -> dict[str, float]:
         with torch.no_grad():
             logits = module.eval()(torch.from_numpy(FEATURES[320:])).logits.numpy()
         return truth_metrics(logits, LABELS[320:])
 
+    assert answers is not None
     made = Lesson(
         terms=TERMS,
-        rows=np.arange(320),
-        epoch_rows=320,
-        inputs=Rows(FEATURES, CPU),
-        labels=Rows(LABELS, CPU),
-        answers=Rows(answers, CPU),
-        combine=combination(None, [1.0], CPU.on),
-        normalize=lambda batch: batch,
+        stages=[Stage(1, range(len(changes.get("terms", TERMS))), np.arange(320), 320)],
+        inputs=inputs(FEATURES, LABELS),
+        teaching=Teaching(ONE, Rows(answers[:, None].numpy(), CPU)),
         validate=validate,
         metric="accuracy",
     )
     return replace(made, **changes)
-
-
-def teach(module: nn.Module, taught_with: Lesson, training: Training, notes: Notes | None = None) -> Trained:
-    finish = threading.Event()
-    return distill(module, taught_with, training, device=CPU, watch=notes or Notes(), finish=finish)
 
 
 def test_cached_answers_give_the_weights_of_a_plain_loop_that_runs_the_teacher_every_step(
@@ -136,7 +109,7 @@ def test_every_optimizer_lowers_the_loss(expert: nn.Module, optimizer: Any, more
     notes = Notes()
     training = Training.model_validate({"epochs": 4, "batch_size": 32, "optimizer": optimizer, **more})
     half = Device(torch.device("cpu"), torch.bfloat16 if "precision" in more else torch.float32)
-    distill(student(), lesson(expert), training, device=half, watch=notes, finish=threading.Event())
+    teach(student(), lesson(expert), training, notes, device=half)
     losses = [values["loss"] for split, _, values in notes.readings if split == "train"]
     assert losses[-1] < 0.8 * losses[0]
 
@@ -153,7 +126,7 @@ def test_each_term_is_read_by_its_name_and_the_loss_is_their_weighted_sum(expert
     )
 
 
-def test_what_each_term_pulls_is_its_weighted_gradient_at_the_logits_of_the_first_batch(
+def test_what_each_term_pulls_is_its_weighted_gradient_at_the_weights_in_the_first_batch(
     expert: nn.Module,
 ) -> None:
     terms: list[Loss] = [CrossEntropy(weight=3.0), KD(temperature=4.0, weight=0.0)]
@@ -161,9 +134,10 @@ def test_what_each_term_pulls_is_its_weighted_gradient_at_the_logits_of_the_firs
     before = deepcopy(module)
     trained = teach(module, lesson(expert, terms=terms), Training(epochs=1, batch_size=64))
     rows = next(iter(batches(np.arange(320), 320, 64, (0, 0))))
-    logits = before(torch.from_numpy(FEATURES)[rows]).logits.detach()
-    errors = logits.softmax(-1) - nn.functional.one_hot(torch.from_numpy(LABELS)[rows], 10)
-    assert trained.pulls == {"cross_entropy": pytest.approx(float(3 * errors.norm() / 64)), "kd": 0.0}
+    logits = before(torch.from_numpy(FEATURES)[rows]).logits
+    nn.functional.cross_entropy(logits, torch.from_numpy(LABELS)[rows]).backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.get_total_norm(one.grad for one in before.parameters() if one.grad is not None)
+    assert trained.pulls == {"cross_entropy": pytest.approx(3 * float(norm), rel=1e-5), "kd": 0.0}
 
 
 def test_a_loss_that_is_no_number_is_named_before_the_optimizer_moves(expert: nn.Module) -> None:
@@ -171,7 +145,7 @@ def test_a_loss_that_is_no_number_is_named_before_the_optimizer_moves(expert: nn
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
     answers = np.full((400, 1, 10), np.inf, np.float32)
     with pytest.raises(NumericDivergence, match=r"step 0 .*kd = nan\. ") as raised:
-        teach(module, lesson(expert, answers=Rows(answers, CPU)), Training(epochs=1))
+        teach(module, lesson(expert, teaching=Teaching(ONE, Rows(answers, CPU))), Training(epochs=1))
     assert "cross_entropy" not in raised.value.detail
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
 
@@ -216,7 +190,7 @@ def test_finish_is_honored_between_two_steps_and_the_weights_so_far_are_measured
     finish = threading.Event()
     notes = Notes(lambda step: finish.set() if step == 7 else None)
     training = Training(epochs=9, batch_size=64)
-    trained = distill(student(), lesson(expert), training, device=CPU, watch=notes, finish=finish)
+    trained = teach(student(), lesson(expert), training, notes, finish=finish)
     assert (trained.stopped_by, trained.steps) == ("user", 7)
     assert trained.best_step in (5, 7)
     assert [step for split, step, _ in notes.readings if split == "validation"] == [5, 7]
@@ -225,14 +199,13 @@ def test_finish_is_honored_between_two_steps_and_the_weights_so_far_are_measured
 def test_the_control_takes_as_many_steps_on_its_few_labeled_rows(expert: nn.Module) -> None:
     labels = LABELS.copy()
     labels[30:] = -100
-    whole = lesson(expert, labels=Rows(labels, CPU))
-    training = Split("training", (), np.arange(320), labels)
-    alone = control_lesson(whole, training)
-    assert (alone.answers, [term.kind for term in alone.terms]) == (None, ["cross_entropy"])
+    whole = lesson(expert, inputs=inputs(FEATURES, labels))
+    alone = control_lesson(whole, CrossEntropy(), np.arange(30))
+    assert (alone.teaching, [term.kind for term in alone.terms]) == (None, ["cross_entropy"])
     spec = Training(epochs=2, batch_size=64)
     taught, control = teach(student(), whole, spec), teach(student(), alone, spec)
     assert control.steps == taught.steps == 10
-    seen = torch.cat(list(batches(alone.rows, alone.epoch_rows, 64, (0, 0))))
+    seen = torch.cat([moment.index for moment in timetable(alone.stages, spec, 0)])
     assert sorted(set(seen.tolist())) == list(range(30))
     assert len(seen) == 320
 
@@ -265,6 +238,67 @@ def test_what_a_loss_learns_is_trained_and_never_leaves_with_the_student(expert:
     )
     assert module.scale.item() != 1.0
     assert not any("scale" in name for name in trained.state)
+
+
+@pytest.mark.parametrize("micro", [16, 24])
+def test_gradients_of_small_parts_add_up_to_those_of_the_batch(expert: nn.Module, micro: int) -> None:
+    labels = LABELS.copy()
+    labels[np.random.default_rng(0).random(400) < 0.7] = -100  # parts differ in how many labels they have
+    whole = lesson(expert, inputs=inputs(FEATURES, labels))
+    training = Training(epochs=1, batch_size=64, optimizer=SGD(lr=0.1))
+    at_once, added = student(dropout=0.0), student(dropout=0.0)
+    teach(at_once, whole, training)
+    notes = Notes()
+    teach(added, whole, training.model_copy(update={"micro_batch_size": micro}), notes)
+    for name, tensor in at_once.state_dict().items():
+        torch.testing.assert_close(added.state_dict()[name], tensor, rtol=0, atol=1e-6)
+    read = notes.readings[0][2]
+    assert read["loss"] == pytest.approx(0.9 * read["kd"] + 0.1 * read["cross_entropy"], rel=1e-5)
+
+
+@pytest.mark.parametrize("stop_at", [1, 4, 5, 8, 14])
+def test_a_resumed_run_ends_with_the_very_same_weights(expert: nn.Module, stop_at: int) -> None:
+    training = Training(epochs=3, batch_size=64, seed=7)
+    made = through(lesson(expert, terms=[*TERMS, Learned(module=Scaled())]), training)
+    kept: dict[str, Any] = {}
+
+    def keep(progress: Progress) -> None:
+        if progress.step == stop_at:
+            kept.update(
+                deepcopy({"progress": progress, "learner": one.state_dict(), "rng": torch.get_rng_state()})
+            )
+
+    one = learner(student(), made, training)
+    (straight,) = distill([one], made, training, watch=Notes(), finish=threading.Event(), keep=keep)
+
+    made = replace(made, terms=[*TERMS, Learned(module=Scaled())])
+    one = learner(student(), made, training)
+    one.load_state_dict(kept["learner"])
+    torch.set_rng_state(kept["rng"])
+    (resumed,) = distill(
+        [one], made, training, watch=Notes(), finish=threading.Event(), resumed=kept["progress"]
+    )
+    assert resumed.best == straight.best
+    assert resumed.steps == straight.steps == 15
+    assert all(torch.equal(resumed.state[name], tensor) for name, tensor in straight.state.items())
+
+
+def test_stages_follow_each_other_and_early_stopping_ends_one_alone(expert: nn.Module) -> None:
+    rows, accuracies = np.arange(320), iter([0.1, 0.5, 0.4, 0.3, 0.6, 0.7])
+    stages = [Stage(1, [1], rows, 320), Stage(5, [0, 1], rows, 320), Stage(2, [2], rows[:64], 64, lr=0.25)]
+    training = Training(epochs=6, batch_size=64, early_stopping=EarlyStopping(patience=2))
+    terms = [*TERMS, CrossEntropy(weight=0.5)]
+    changes: dict[str, Any] = {"validate": lambda _: {"accuracy": next(accuracies), "log_loss": 1.0}}
+    made = lesson(expert, terms=terms, stages=stages, **changes)
+    notes = Notes()
+    one = learner(student(), made, training)
+    (trained,) = distill([one], made, training, watch=notes, finish=threading.Event())
+    named = [list(values) for split, _, values in notes.readings if split == "train"]
+    assert named[0] == ["loss", "cross_entropy"]
+    assert named[1:4] == [["loss", "kd", "cross_entropy"]] * 3
+    assert named[4:] == [["loss", "cross_entropy_2"]] * 2
+    assert one.optimizer.param_groups[0]["lr"] == 0.25
+    assert (trained.stopped_by, trained.best["accuracy"], trained.steps) == ("early_stopping", 0.7, 32)
 
 
 def test_the_order_of_rows_is_a_function_of_seed_and_epoch() -> None:

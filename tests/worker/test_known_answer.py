@@ -1,7 +1,6 @@
 """Where the answer is known: a fixed random network labels the rows, some labels are wrong, the student is
 narrower."""
 
-import threading
 from statistics import fmean
 
 import numpy as np
@@ -13,14 +12,13 @@ from app.catalog.base import Input
 from app.catalog.losses.cross_entropy import CrossEntropy
 from app.catalog.losses.kd import KD
 from app.catalog.spec import Training
-from tests.worker.test_distill import CPU, Notes
-from worker.data import Split
+from tests.worker.classroom import CPU, ONE, inputs, teach
+from worker.engine.course import control_lesson
 from worker.engine.device import Rows, seed_everything
-from worker.engine.distill import Lesson, distill
-from worker.engine.ensemble import combination
+from worker.engine.distill import Lesson, Stage
 from worker.engine.metrics import truth_metrics
-from worker.engine.teachers import as_answer
-from worker.engine.train import control_lesson
+from worker.engine.teachers import WhiteBox
+from worker.engine.teaching import Teaching
 
 SHAPE, CLASSES = Input(modality="vector", shape=(16,)), ["a", "b", "c", "d"]
 TRAINING_ROWS, NOISE = 800, 0.4
@@ -32,7 +30,9 @@ def accuracies(seed: int) -> tuple[float, float]:
     teacher = MLP(hidden_sizes=(32,), activation="tanh").build(SHAPE, CLASSES)
     chance = np.random.default_rng(seed)
     x = chance.normal(size=(TRAINING_ROWS + 1000, 16)).astype(np.float32)
-    logits = 8 * as_answer(teacher)(torch.from_numpy(x)).numpy()
+    answers = WhiteBox(teacher)(torch.from_numpy(x)).logits
+    assert answers is not None
+    logits = 8 * answers.numpy()
     truth = logits.argmax(-1)
     labels = np.where(chance.random(len(x)) < NOISE, chance.integers(0, 4, len(x)), truth)
 
@@ -43,26 +43,21 @@ def accuracies(seed: int) -> tuple[float, float]:
 
     lesson = Lesson(
         terms=[KD(temperature=2.0, weight=0.9), CrossEntropy(weight=0.1)],
-        rows=np.arange(TRAINING_ROWS),
-        epoch_rows=TRAINING_ROWS,
-        inputs=Rows(x, CPU),
-        labels=Rows(labels, CPU),
-        answers=Rows(logits[:, None], CPU),
-        combine=combination(None, [1.0], CPU.on),
-        normalize=lambda batch: batch,
+        stages=[Stage(1, [0, 1], np.arange(TRAINING_ROWS), TRAINING_ROWS)],
+        inputs=inputs(x, labels),
+        teaching=Teaching(ONE, Rows(logits[:, None], CPU)),
         validate=validate,
         metric="accuracy",
     )
     training = Training.model_validate(
         {"epochs": 10, "batch_size": 32, "seed": seed, "optimizer": {"kind": "adamw", "lr": 0.01}}
     )
-    alone = control_lesson(lesson, Split("training", (), lesson.rows, labels))
+    alone = control_lesson(lesson, CrossEntropy(), np.arange(TRAINING_ROWS))
     reached = []
     for one in (lesson, alone):
         seed_everything(seed)
         student = MLP(hidden_sizes=(8,)).build(SHAPE, CLASSES)
-        trained = distill(student, one, training, device=CPU, watch=Notes(), finish=threading.Event())
-        reached.append(trained.best["accuracy"])
+        reached.append(teach(student, one, training).best["accuracy"])
     return reached[0], reached[1]
 
 

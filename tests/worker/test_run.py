@@ -244,7 +244,7 @@ def test_a_black_box_and_a_network_teach_together(
 
 def test_a_teacher_that_does_not_know_the_labels_is_noticed(workshop: Workshop, expert: nn.Module) -> None:
     train, teacher = workshop.data(table(X[:300], Y[:300])), workshop.perceptron(expert, (64, 64))
-    wrong = teacher.model_copy(update={"order": list(range(9, -1, -1))})
+    wrong = teacher.model_copy(update={"order": [[place] for place in range(9, -1, -1)]})
     job = workshop.carry_out(order([wrong], train, spec=PLAIN))
     warnings = {event.data["kind"]: event for event in notes(workshop, job, "warning")}
     assert {"teacher_labels_disagree", "teacher_no_better_than_student"} <= set(warnings)
@@ -329,7 +329,7 @@ def test_an_attempt_that_lost_its_job_writes_nothing(workshop: Workshop, expert:
 @pytest.mark.parametrize(
     ("message", "phase", "changes", "optimizer"),
     [
-        ("not the job's 10 labels one to one", "validate", {"order": [0] * 10}, {}),
+        ("labels do not all have places of their own", "validate", {"order": [[0]] * 10}, {}),
         ("cannot take the rows of 1", "preflight", {"preprocessing": {"features": [{"name": "p1"}]}}, {}),
         ("infinite or not a number", "preflight", {}, {"kind": "sgd", "lr": 1e30}),
     ],

@@ -142,7 +142,7 @@ def pinned(name: str, version: ModelVersion, **changes: Any) -> PinnedModel:
     fields = {
         "reference": f"model:{name}@{version.version}", "version_id": version.id, "digest": version.digest,
         "format": version.format, "family": version.family, "labels": version.labels,
-        "order": list(range(len(version.labels))), "preprocessing": version.preprocessing,
+        "order": [[place] for place in range(len(version.labels))], "preprocessing": version.preprocessing,
         "details": version.details, "parameters": version.parameters, "weight": 1.0,
     }  # fmt: skip
     return PinnedModel(**fields | changes)

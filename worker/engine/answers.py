@@ -15,16 +15,18 @@ from torch import Tensor
 
 from app.errors import TeacherLoadFailed
 from worker.data import digest
+from worker.engine.teachers import in_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.catalog.spec import PinnedData, PinnedModel, Resolved
     from worker.engine.device import Device
-    from worker.engine.teachers import Answer
+    from worker.engine.teachers import Live
 
 VERSION = 1  # of this way of asking; another one, and nothing that was stored is found
 BATCH = 64
+COPIED_ROWS = 10_000  # at once
 
 
 def key(resolved: "Resolved", teacher: "PinnedModel", data: "PinnedData") -> str:
@@ -43,7 +45,7 @@ def key(resolved: "Resolved", teacher: "PinnedModel", data: "PinnedData") -> str
 
 
 def ask(
-    answer: "Answer",
+    answer: "Live",
     teacher: "PinnedModel",
     encoded: "NDArray[Any]",
     normalize: Callable[[Tensor], Tensor],
@@ -59,7 +61,9 @@ def ask(
         filler = rows[-1:].expand(
             BATCH - len(rows), *rows.shape[1:]
         )  # the last batch is as large as the others
-        logits = answer(normalize(torch.cat([rows, filler]).to(device.on)))[: len(rows)].cpu().numpy()
+        outputs = answer(normalize(torch.cat([rows, filler]).to(device.on)))
+        assert outputs.logits is not None
+        logits = outputs.logits[: len(rows)].cpu().numpy()
         check(teacher, logits)
         array[start : start + len(rows)] = logits
         told(start + len(rows))
@@ -91,7 +95,9 @@ def aligned(
     for k, (teacher, answers) in enumerate(zip(teachers, parts, strict=True)):
         start = 0
         for part in answers:
-            array[start : start + len(part), k] = part[:, teacher.order]
+            for place in range(0, len(part), COPIED_ROWS):
+                some = in_order(torch.from_numpy(part[place : place + COPIED_ROWS]), teacher.order)
+                array[start + place : start + place + len(some), k] = some.numpy()
             start += len(part)
     array.flush()
     return array

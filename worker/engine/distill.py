@@ -1,56 +1,103 @@
-"""The training loop, from top to bottom. Student and control are taught by the same one."""
+"""The training loop, from top to bottom. Students, controls, assistants and peers are taught by the same
+one."""
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from app.catalog.base import Batch, Context, Loss, Outputs
+from app.catalog.base import Architecture, Loss, Outputs
 from app.catalog.spec import steps_of
-from worker.engine.device import Device, Rows, state_on_cpu
-from worker.engine.objective import Objective
-from worker.engine.schedule import batches, learning_rate, make_optimizer
+from worker.engine.learner import Best, Learner, Metrics
+from worker.engine.schedule import batches, learning_rate
+from worker.engine.teaching import Heard, Teaching
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.catalog.spec import Training
+    from worker.engine.inputs import Inputs, Seen
 
 LOG_STEPS = 50  # steps between two readings of the losses; every epoch's last step is read too
-LOWER_IS_BETTER = {"log_loss", "kl"}
 
-Metrics = dict[str, float]
 Ended = Literal["epochs", "early_stopping", "user"]
 
 
 @dataclass(frozen=True)
+class Stage:
+    """Some epochs with some of the terms, by place. rows: positions of the training rows in inputs.
+
+    epoch_rows: rows of an epoch; fewer `rows` than that are gone through again. lr: constant; None:
+    scheduled.
+    """
+
+    epochs: int
+    places: Sequence[int]
+    rows: "NDArray[np.int64]"
+    epoch_rows: int
+    lr: float | None = None
+
+    def steps(self, batch_size: int) -> int:
+        """Of one epoch."""
+        return steps_of(self.epoch_rows, batch_size)
+
+
+class Company(Protocol):
+    """Who teaches while it learns: the other students, or a student's own average."""
+
+    def heard(self, heard: Heard, answers: Sequence[Outputs], seen: "Seen") -> Sequence[Heard]:
+        """For each student, what it hears besides its teachers. answers: of all students to this batch."""
+
+    def stepped(self) -> None:
+        """After every optimizer step."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class Alone:
+    """Each student hears its teachers and nobody else."""
+
+    def heard(self, heard: Heard, answers: Sequence[Outputs], seen: "Seen") -> Sequence[Heard]:
+        return [heard] * len(answers)
+
+    def stepped(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
 class Lesson:
-    """What a student is taught with. rows: positions of its training rows in inputs, labels and answers."""
+    """What a student is taught with. terms: of all stages. teaching: None for the control, which has no
+    teacher.
+
+    metric: of validate; decides which step is the best one.
+    """
 
     terms: Sequence[Loss]
-    rows: "NDArray[np.int64]"
-    epoch_rows: int  # rows of an epoch; fewer `rows` than that are gone through again
-    inputs: Rows
-    labels: Rows
-    answers: Rows | None  # the teachers' raw logits (N, K, C); None for the control, which has no teacher
-    combine: Callable[
-        [Tensor, float], Tensor
-    ]  # (answers (B, K, C), temperature) -> one teacher's logits (B, C)
-    normalize: Callable[[Tensor], Tensor]
+    stages: Sequence[Stage]
+    inputs: "Inputs"
+    teaching: Teaching | None
     validate: Callable[[nn.Module], Metrics]
-    metric: str  # of validate; decides which step is the best one
+    metric: str
+    company: Company = field(default_factory=Alone)
 
 
 @dataclass(frozen=True)
 class Trained:
     """`state` are the weights of the best step, on the CPU; the module itself keeps the last ones.
 
-    pulls: the norm of each weighted term's gradient at the logits of the first batch; none of a lone term.
+    pulls: the norm of each weighted term's gradient at the student's weights in the first batch; none of a
+    lone term. architecture, seed: what the module was made of, where a job made it.
     """
 
     state: dict[str, Tensor]
@@ -62,6 +109,8 @@ class Trained:
     samples: int
     stopped_by: Ended
     pulls: Metrics
+    architecture: Architecture | None = None
+    seed: int = 0
 
 
 class Watch(Protocol):
@@ -77,99 +126,126 @@ class Watch(Protocol):
         """A new best step."""
 
 
+@dataclass
+class Progress:
+    """How far a run is; with the states of learners and company, all that a resumed one needs.
+
+    over: the stages that ended before their epochs were over.
+    """
+
+    best: list[Best]
+    step: int = 0
+    samples: int = 0
+    seconds: float = 0.0
+    over: set[int] = field(default_factory=set)
+
+
+def _forget(progress: Progress) -> None:
+    """Keeps no checkpoint."""
+
+
 def distill(
-    student: nn.Module,
+    learners: Sequence[Learner],
     lesson: Lesson,
     training: "Training",
     *,
-    device: Device,
     watch: Watch,
     finish: threading.Event,
-) -> Trained:
-    """Trains `student` until its epochs are over, its validation metric stands still, or `finish` is set.
+    resumed: Progress | None = None,
+    keep: "Callable[[Progress], None]" = _forget,
+) -> list[Trained]:
+    """Trains students, usually one, until their epochs are over, the last one's validation metric stands
+    still, or `finish` is set. resumed: where an earlier run was left. keep: called after every step.
 
-    Raises NumericDivergence, naming the terms, before a loss that is no finite number moves the optimizer.
+    Raises NumericDivergence, naming the terms, before a loss that is no finite number moves an optimizer.
     """
-    objective = Objective(lesson.terms, Context(rows=len(lesson.rows), seed=training.seed), device)
-    learned = [*student.parameters(), *objective.parameters()]
-    optimizer = make_optimizer(training.optimizer, learned)
-    epoch_steps = steps_of(lesson.epoch_rows, training.batch_size)
-    total = training.epochs * epoch_steps
-    pulls: Metrics = {}
-    best, started, step, samples = _Best(lesson.metric), time.monotonic(), 0, 0
-    patience = training.early_stopping.patience if training.early_stopping else training.epochs
+    done = resumed or Progress([Best(lesson.metric) for _ in learners])
+    total = sum(stage.epochs * stage.steps(training.batch_size) for stage in lesson.stages)
+    patience = training.early_stopping.patience if training.early_stopping else total
+    begun, epoch, enough = time.monotonic() - done.seconds, -1, False
 
-    for epoch in range(training.epochs):
-        student.train()
-        terms, temperatures, weights = objective.at(epoch)
-        sums, read_at = torch.zeros_like(weights), step
-        for index in batches(lesson.rows, lesson.epoch_rows, training.batch_size, (training.seed, epoch)):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(training.schedule, training.optimizer.lr, step, total)
-            batch = Batch(labels=lesson.labels[index], indices=index)
-            answers = None if lesson.answers is None else lesson.answers[index]
-            teacher = {
-                t: Outputs(None if answers is None else lesson.combine(answers, t)) for t in {*temperatures}
-            }
-            with device.autocast():
-                logits = student(lesson.normalize(lesson.inputs[index])).logits
-            outputs = Outputs(logits)
-            values = torch.stack(
-                [term(outputs, teacher[t], batch) for term, t in zip(terms, temperatures, strict=True)]
-            )
-            loss = values @ weights
-            if not loss.isfinite():
-                raise objective.diverged(values, step)
-            if step == 0 and len(terms) > 1:
-                pulls = objective.pulls(values, weights, logits)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            if training.clip_norm is not None:
-                nn.utils.clip_grad_norm_(learned, training.clip_norm)
-            optimizer.step()
+    for moment in timetable(lesson.stages, training, done.step):
+        if moment.stage in done.over:
+            continue
+        if moment.begins_stage:
+            done.best[-1].stale = 0
+        if moment.epoch != epoch:
+            epoch = moment.epoch
+            terms = [learner.begin(epoch, lesson.stages[moment.stage].places) for learner in learners]
+            sums, read_at = torch.zeros_like(terms[-1].weights), moment.step
+        seen = lesson.inputs(moment.index, epoch)
+        for part in seen.parts(training.micro_batch_size):
+            heard = lesson.teaching.hear(part, moment.step) if lesson.teaching else Heard.nothing(moment.step)
+            answers = [learner.answer(part) for learner in learners]
+            told = lesson.company.heard(heard, answers, part)
+            for learner, those, answer, what in zip(learners, terms, answers, told, strict=True):
+                shares = learner.objective.shares(those, part, seen)
+                values = learner.add_gradients(those, answer, what, part, shares)
+            sums += values
+        for learner in learners:
+            learner.step(moment.lr)
+        lesson.company.stepped()
 
-            sums += values.detach()
-            step, samples = step + 1, samples + len(index)
-            watch.step(step, total, epoch, samples)
-            enough = finish.is_set()
-            if enough or step - read_at == LOG_STEPS or step % epoch_steps == 0:
-                watch.reading("train", step, objective.reading(sums / (step - read_at), weights))
-                sums, read_at = torch.zeros_like(weights), step
-            if enough:
-                break
-        measured = lesson.validate(student)
-        watch.reading("validation", step, measured)
-        if best.replaced_by(student, step, measured):
-            watch.best(step, lesson.metric, measured[lesson.metric])
-        if enough or best.stale >= patience:
+        done.step, done.samples = moment.step + 1, done.samples + len(seen)
+        done.seconds = time.monotonic() - begun
+        watch.step(done.step, total, epoch, done.samples)
+        enough = finish.is_set()
+        if enough or moment.ends_epoch or done.step - read_at == LOG_STEPS:
+            means = sums / (done.step - read_at)
+            watch.reading("train", done.step, learners[-1].objective.reading(terms[-1], means))
+            sums, read_at = torch.zeros_like(sums), done.step
+        if enough or moment.ends_epoch:
+            _measure(learners, lesson, done, watch)
+            if done.best[-1].stale >= patience:
+                done.over.add(moment.stage)
+        keep(done)
+        if enough:
             break
 
-    ended: Ended = "epochs" if step == total else "user" if enough else "early_stopping"
-    return Trained(
-        best.state, best.metrics, best.step, step, total, time.monotonic() - started, samples, ended, pulls
-    )
+    ended: Ended = "user" if enough and done.step < total else "early_stopping" if done.over else "epochs"
+    said = (done.step, total, done.seconds, done.samples, ended)
+    return [
+        Trained(best.state, best.metrics, best.step, *said, learner.pulls)
+        for learner, best in zip(learners, done.best, strict=True)
+    ]
 
 
-@dataclass
-class _Best:
-    """The best weights so far. Equal metrics are told apart by log loss or KL, which does not end a
-    standstill."""
+def _measure(learners: Sequence[Learner], lesson: Lesson, done: Progress, watch: Watch) -> None:
+    """At an epoch's end; who looks on is told of the last student, which is the job's own."""
+    for learner, best in zip(learners, done.best, strict=True):
+        measured = lesson.validate(learner.module)
+        better = best.replaced_by(learner.module, done.step, measured)
+    watch.reading("validation", done.step, measured)
+    if better:
+        watch.best(done.step, lesson.metric, measured[lesson.metric])
 
-    metric: str
-    stale: int = 0  # epochs since the metric last improved
-    step: int = 0
-    metrics: Metrics = field(default_factory=dict)
-    state: dict[str, Tensor] = field(default_factory=dict)
 
-    def replaced_by(self, student: nn.Module, step: int, metrics: Metrics) -> bool:
-        """Looks at an epoch's end."""
-        improved = not self.metrics or self._gain(metrics, self.metric) > 0
-        self.stale = 0 if improved else self.stale + 1
-        doubt = "log_loss" if "log_loss" in metrics else "kl"
-        tie = not improved and self._gain(metrics, self.metric) == 0 and self._gain(metrics, doubt) > 0
-        if improved or tie:
-            self.step, self.metrics, self.state = step, metrics, state_on_cpu(student)
-        return improved or tie
+@dataclass(frozen=True)
+class Moment:
+    """One step of a run. step and epoch count from 0 over all stages; index: (B,), the positions of its
+    rows."""
 
-    def _gain(self, metrics: Metrics, name: str) -> float:
-        return (self.metrics[name] - metrics[name]) * (1 if name in LOWER_IS_BETTER else -1)
+    step: int
+    epoch: int
+    stage: int
+    index: Tensor
+    lr: float
+    begins_stage: bool
+    ends_epoch: bool
+
+
+def timetable(stages: Sequence[Stage], training: "Training", start: int) -> Iterator[Moment]:
+    """Every step from `start` on: a pure function of the seed, so that a resumed run goes on as it was."""
+    size, step, epoch = training.batch_size, 0, 0
+    scheduled = sum(stage.epochs * stage.steps(size) for stage in stages if stage.lr is None)
+    for place, stage in enumerate(stages):
+        first = step
+        for _ in range(stage.epochs):
+            steps = stage.steps(size)
+            chance = (training.seed, epoch)
+            rows = batches(stage.rows, stage.epoch_rows, size, chance) if step + steps > start else ()
+            for at, index in enumerate(rows, step):
+                if at >= start:
+                    lr = stage.lr or learning_rate(training.schedule, training.optimizer.lr, at, scheduled)
+                    yield Moment(at, epoch, place, index, lr, at == first, at + 1 == step + steps)
+            step, epoch = step + steps, epoch + 1

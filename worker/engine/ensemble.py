@@ -1,35 +1,46 @@
 """How several teachers become one."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-Combine = Callable[[Tensor, float], Tensor]
+from app.catalog.spec import EnsembleRule
 
 
-def combination(
-    rule: Literal["mean_probabilities", "mean_logits"] | None, weights: Sequence[float], device: torch.device
-) -> Combine:
-    """How the answers (B, K, C) of K teachers become one target (B, C) for a loss with temperature T (1:
-    without).
+class Ensemble:
+    """K teachers with a rule and shares, which are the weights divided by their sum.
 
     mean_probabilities: T * log sum_k w_k softmax(z_k / T); softened by T it is the mean of the softened
     teachers.
-    mean_logits: sum_k w_k z_k. The weights are divided by their sum.
+    mean_logits: sum_k w_k z_k.
+    each: every teacher on its own, by its share. random: one of them for a batch, by its share, a pure
+    function of (seed, step).
     """
-    if len(weights) == 1:
-        return lambda answers, _: answers[:, 0]
-    total = math.fsum(weights)
-    shares = torch.tensor([weight / total for weight in weights], device=device).unsqueeze(-1)
 
-    def mean_logits(answers: Tensor, _: float) -> Tensor:
-        return (answers * shares).sum(1)
+    def __init__(self, rule: EnsembleRule | None, weights: Sequence[float], seed: int = 0) -> None:
+        total = math.fsum(weights)
+        self.rule, self.shares = rule, [weight / total for weight in weights]
+        self._seed = seed
 
-    def mean_probabilities(answers: Tensor, temperature: float) -> Tensor:
+    def targets(self, answers: Tensor, temperature: float, step: int) -> list[tuple[float, Tensor]]:
+        """Of the answers (B, K, C), what a loss with this temperature (1: without) learns from: shares and
+        logits (B, C)."""
+        if len(self.shares) > 1 and self.rule == "each":
+            return [(share, answers[:, place]) for place, share in enumerate(self.shares)]
+        if len(self.shares) > 1 and self.rule == "random":
+            generator = torch.Generator().manual_seed(self._seed * 1_000_003 + step)
+            chosen = int(torch.multinomial(torch.tensor(self.shares), 1, generator=generator))
+            return [(1.0, answers[:, chosen])]
+        return [(1.0, self.mean(answers, temperature))]
+
+    def mean(self, answers: Tensor, temperature: float = 1.0) -> Tensor:
+        """One answer for all, (B, C): what stands for the teachers where one answer is compared."""
+        if len(self.shares) == 1:
+            return answers[:, 0]
+        shares = answers.new_tensor(self.shares).unsqueeze(-1)
+        if self.rule == "mean_logits":
+            return (answers * shares).sum(1)
         log_p = (answers / temperature).log_softmax(-1) + shares.log()
         return temperature * log_p.logsumexp(1)
-
-    return mean_logits if rule == "mean_logits" else mean_probabilities

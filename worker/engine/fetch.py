@@ -6,7 +6,7 @@ A teacher whose answers are all stored is not needed.
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.catalog.spec import PinnedData, PinnedModel
+from app.catalog.spec import JobSpec, PinnedData, PinnedModel
 from app.db.tables import ModelVersion
 from app.ports.blobs import Blob
 from app.services import signals as stored
@@ -20,7 +20,7 @@ class Material:
     """What the job works on.
 
     pins: its data files, each once. answers: by teacher and data file, where the answers lie or will lie.
-    awaited: those of them that no job has stored yet.
+    awaited: those of them that no job has stored yet. live: places of the teachers that training itself asks.
     """
 
     tables: Tables
@@ -30,6 +30,7 @@ class Material:
     pins: list[PinnedData]
     answers: dict[tuple[str, str], Path]
     awaited: list[tuple[PinnedModel, PinnedData]]
+    live: frozenset[int] = frozenset()
 
 
 def fetch(order: Order) -> Material:
@@ -45,7 +46,8 @@ def fetch(order: Order) -> Material:
     with order.parts.sessions.read() as session:
         known = stored.find(session, order.project_id, list(keys.values()))
         awaited = [(t, pin) for t in teachers for pin in pins if keys[t.version_id, pin.sha256] not in known]
-        needed = {teacher.version_id for teacher, _ in awaited}
+        live = live_teachers(order.resolved.spec)
+        needed = {teacher.version_id for teacher, _ in awaited} | {teachers[k].version_id for k in live}
         versions = [session.get_one(ModelVersion, version_id) for version_id in sorted(needed)]
     wanted = {order.folder / pin.sha256: Blob(pin.sha256, pin.size) for pin in pins}
     wanted |= {order.folder / f"{name}.npy": blob for name, blob in known.items()}
@@ -53,7 +55,13 @@ def fetch(order: Order) -> Material:
         wanted |= {order.folder / version.id / f["path"]: Blob(f["sha256"], f["size"]) for f in version.files}
     _bring(order, wanted)
     tables = Tables(order.resolved, order.folder, order.parts.settings.threads)
-    return Material(tables, *tables.splits(order.seed), pins, answers, awaited)
+    return Material(tables, *tables.splits(order.seed), pins, answers, awaited, live)
+
+
+def live_teachers(spec: JobSpec) -> frozenset[int]:
+    """Places of the teachers that losses look into, and so must be there while the student learns."""
+    looking = (form for form in spec.terms() if form.needs & {"features", "attentions", "values"})
+    return frozenset(getattr(form, "teacher", 0) for form in looking)
 
 
 def _bring(order: Order, wanted: dict[Path, Blob]) -> None:

@@ -2,6 +2,7 @@
 minute."""
 
 import threading
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -9,17 +10,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from app.catalog.base import UNLABELED
-from app.catalog.spec import PinnedModel
+from app.catalog.base import UNLABELED, Architecture
+from app.catalog.spec import LOSSES
 from app.errors import Fault, ShapeMismatch, TeacherLoadFailed
 from worker.data import Split, open_rows
 from worker.engine import answers, teachers
+from worker.engine.course import stages, validator
 from worker.engine.device import Rows
-from worker.engine.distill import Lesson, Metrics, distill
-from worker.engine.ensemble import combination
+from worker.engine.distill import Lesson, distill
 from worker.engine.export import write_all
 from worker.engine.fetch import Material
-from worker.engine.train import validator
+from worker.engine.inputs import Inputs
+from worker.engine.learner import Learner, Metrics
+from worker.engine.teaching import Teaching
 from worker.engine.validate import Order
 
 if TYPE_CHECKING:
@@ -29,38 +32,56 @@ TRACED_ROWS = 8
 
 
 def preflight(order: Order, material: Material) -> None:
-    """Teachers, student, losses, backward, a step, evaluation, every export: on a student that is thrown
+    """Teachers, students, losses, backward, a step, evaluation, every export: on students that are thrown
     away."""
-    spec, pin = order.resolved.spec, order.resolved.data.train
-    encoded = material.tables.sample(pin, order.task, order.preprocessing, spec.training.batch_size)
-    heard = np.stack(
-        [_heard(order, material, teacher, len(encoded)) for teacher in order.resolved.teachers], axis=1
-    )
+    spec, pin, task = order.resolved.spec, order.resolved.data.train, order.task
+    encoded = material.tables.sample(pin, task, order.preprocessing, spec.training.batch_size)
+    live: dict[int, teachers.Live] = {}
+    heard = [
+        _heard(order, material, place, len(encoded), live) for place in range(len(order.resolved.teachers))
+    ]
     order.journal.progress(0.3)
 
-    student = order.new_student()
-    _check_student(order, student, encoded)
-    distill(
-        student,
-        _lesson(order, material, encoded, heard),
-        spec.training.model_copy(update={"epochs": 1, "early_stopping": None}),
-        device=order.device,
-        watch=_Nobody(),
-        finish=threading.Event(),
-    )
+    for _, architecture in spec.scheme.students(spec.student.architecture):
+        student = order.new_student(architecture)
+        _check_student(order, architecture, student, encoded)
+    _learn(order, student, _lesson(order, material, encoded, np.stack(heard, 1) if heard else None, live))
     order.journal.progress(0.5)
 
     rows = order.normalize(encoded[:TRACED_ROWS])
     write_all(order, student.cpu().eval(), rows, rows, order.folder / "preflight")
 
 
-def _heard(order: Order, material: Material, teacher: PinnedModel, rows: int) -> "NDArray[np.float32]":
-    """A teacher's logits for the first training rows, in the job's order: stored ones, or asked for now."""
-    pin = order.resolved.data.train
+def _learn(order: Order, student: nn.Module, lesson: Lesson) -> None:
+    """One batch through every stage. Raises ShapeMismatch where a loss looks for what is not there."""
+    training = order.resolved.spec.training.model_copy(update={"early_stopping": None})
+    index = torch.from_numpy(lesson.stages[0].rows[: training.batch_size])
+    learner = Learner(
+        student,
+        lesson.terms,
+        training,
+        device=order.device,
+        teaching=lesson.teaching,
+        probe=lesson.inputs(index, 0),
+        rows=len(index),
+    )
+    distill([learner], lesson, training, watch=_Nobody(), finish=threading.Event())
+    learner.tapped.close()
+
+
+def _heard(
+    order: Order, material: Material, place: int, rows: int, live: "dict[int, teachers.Live]"
+) -> "NDArray[np.float32]":
+    """A teacher's logits for the first training rows, in the job's order: stored ones, or asked for now.
+
+    live: is given the teachers that training asks.
+    """
+    pin, teacher = order.resolved.data.train, order.resolved.teachers[place]
     path = material.answers[teacher.version_id, pin.sha256]
-    if not path.exists():
-        path = order.folder / f"preflight-{teacher.version_id}.npy"
+    if place in material.live or not path.exists():
         answer = teachers.load(teacher, order.folder / teacher.version_id, order.device)
+        live |= {place: teachers.InOrder(answer, teacher.order)} if place in material.live else {}
+        path = order.folder / f"preflight-{teacher.version_id}.npy"
         preprocessing = order.task.parse_preprocessing(teacher.preprocessing)
         encoded = material.tables.sample(pin, order.task, preprocessing, rows)
         normalize = partial(order.task.normalize, preprocessing=preprocessing)
@@ -75,15 +96,14 @@ def _heard(order: Order, material: Material, teacher: PinnedModel, rows: int) ->
                 "makes. "
                 "Import it again with the preprocessing that it was trained with."
             ) from error
-    return open_rows(path)[:rows, teacher.order]
+    return teachers.in_order(torch.from_numpy(open_rows(path)[:rows]), teacher.order).numpy()
 
 
-def _check_student(order: Order, student: nn.Module, encoded: "NDArray[Any]") -> None:
+def _check_student(
+    order: Order, architecture: Architecture, student: nn.Module, encoded: "NDArray[Any]"
+) -> None:
     """Raises ShapeMismatch unless the student makes one logit a label of a batch."""
-    family, shape = (
-        order.resolved.spec.student.architecture.kind,
-        " x ".join(map(str, order.resolved.input.shape)),
-    )
+    family, shape = architecture.kind, " x ".join(map(str, order.resolved.input.shape))
     wanted = (len(encoded), len(order.resolved.labels))
     try:
         with order.device.autocast():
@@ -108,26 +128,36 @@ def _check_student(order: Order, student: nn.Module, encoded: "NDArray[Any]") ->
 
 
 def _lesson(
-    order: Order, material: Material, encoded: "NDArray[Any]", heard: "NDArray[np.float32]"
+    order: Order,
+    material: Material,
+    encoded: "NDArray[Any]",
+    heard: "NDArray[np.float32] | None",
+    live: "dict[int, teachers.Live]",
 ) -> Lesson:
-    spec, device, rows = order.resolved.spec, order.device, np.arange(len(encoded))
+    """The job's own in small: one batch, one epoch a stage."""
+    spec, task, device, rows = order.resolved.spec, order.task, order.device, np.arange(len(encoded))
     labels = material.training.labels[: len(encoded)]
     labeled = np.flatnonzero(labels != UNLABELED)
     split = Split("preflight", (), labeled if len(labeled) else rows, labels)
-    inputs, weights = Rows(encoded, device), [teacher.weight for teacher in order.resolved.teachers]
-    targets = combination(spec.ensemble, weights, device.on)
-    target = targets(torch.from_numpy(heard[split.rows]).to(device.on), 1.0).cpu().numpy()
+    inputs, shown = Rows(encoded, device), {}
+    for place in live:
+        own = task.parse_preprocessing(order.resolved.teachers[place].preprocessing)
+        sample = material.tables.sample(order.resolved.data.train, task, own, len(encoded))
+        shown[place] = (Rows(sample, device), partial(task.normalize, preprocessing=own))
+    target, teaching = None, None
+    if heard is not None:
+        target = order.ensemble.mean(torch.from_numpy(heard[split.rows])).numpy()
+        teaching = Teaching(order.ensemble, Rows(heard, device), live)
+    own_loss = LOSSES[task.own_loss]()  # type: ignore[call-arg]
+    terms = spec.terms()
+    made = stages(spec.training, terms, rows, labeled if len(labeled) else rows)
     return Lesson(
-        terms=spec.terms(),
-        rows=rows,
-        epoch_rows=len(rows),
-        inputs=inputs,
-        labels=Rows(labels, device),
-        answers=Rows(heard, device),
-        combine=targets,
-        normalize=order.normalize,
+        terms=[*terms, own_loss] if spec.training.finetune.epochs else terms,
+        stages=[replace(stage, epochs=1) for stage in made],
+        inputs=Inputs(inputs, Rows(labels, device), order.normalize, token_mask=order.token_mask, live=shown),
+        teaching=teaching,
         validate=validator(inputs, split, target, order.normalize),
-        metric="agreement",
+        metric="agreement" if target is not None else task.metric,
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from app.catalog.spec import PinnedData, PinnedModel
 from app.services import signals as stored
-from worker.data import Split
+from worker.data import Split, open_rows
 from worker.engine import answers, teachers
 from worker.engine.fetch import Material
 from worker.engine.validate import Order
@@ -52,7 +52,7 @@ def _tell(order: Order, material: Material) -> None:
 def _ask(
     order: Order,
     material: Material,
-    answer: teachers.Answer,
+    answer: teachers.Live,
     teacher: PinnedModel,
     pin: PinnedData,
     whole: tuple[int, int],
@@ -74,10 +74,7 @@ def _ask(
 
 def _aligned(order: Order, material: Material, split: Split) -> "NDArray[np.float32]":
     given = order.resolved.teachers
-    parts = [
-        [np.load(material.answers[t.version_id, pin.sha256], mmap_mode="r") for pin in split.pins]
-        for t in given
-    ]
+    parts = [[open_rows(material.answers[t.version_id, pin.sha256]) for pin in split.pins] for t in given]
     return answers.aligned(given, parts, order.folder / f"answers-{split.name}.npy")
 
 

@@ -1,47 +1,83 @@
 """Teachers opened from their stored files: in eval mode, without gradients, in their own precision."""
 
 import json
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
+from app.catalog.base import Outputs
 from app.catalog.spec import ARCHITECTURES
 from app.errors import TeacherLoadFailed, shown
+from worker.engine.features import Tapped, Taps
 
 if TYPE_CHECKING:
     from app.catalog.spec import PinnedModel
     from worker.engine.device import Device
 
-Answer = Callable[[Tensor], Tensor]  # a normalized batch (B, ...) -> raw logits (B, C), both float32
+Order = list[list[int]]  # for each of the job's labels, its positions in a teacher's logits
 SMALLEST_PROBABILITY = 1e-6  # of a black box that gives probabilities; its logits are their logarithms
 UNFIT = (  # what opening a folder raises whose files are well formed, but do not belong together
     OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError
 )  # fmt: skip
 
 
-def load(teacher: "PinnedModel", folder: Path, device: "Device") -> Answer:
+class Live(Protocol):
+    """A teacher at hand: from a normalized batch (B, ...) to raw logits (B, C) in float32 and what is
+    tapped."""
+
+    @property
+    def module(self) -> nn.Module | None:
+        """None: a black box, into which nobody looks."""
+
+    def tap(self, taps: Taps) -> None: ...
+
+    def __call__(self, inputs: Tensor) -> Outputs: ...
+
+
+def load(teacher: "PinnedModel", folder: Path, device: "Device") -> Live:
     """folder: the teacher's files, as imported. Raises TeacherLoadFailed."""
     if teacher.format == "onnx":
-        return _black_box(teacher, folder)
+        return BlackBox(teacher, folder)
     module = _huggingface(teacher, folder) if teacher.format == "huggingface" else _own(teacher, folder)
-    return as_answer(module.to(device.on))
+    return WhiteBox(module.to(device.on))
 
 
-def as_answer(module: nn.Module) -> Answer:
+class WhiteBox(Tapped):
     """A module with `.logits` as a teacher: nothing that is asked of it changes its weights or buffers."""
-    module.eval().requires_grad_(False)
-    dtype = next(module.parameters()).dtype
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module.eval().requires_grad_(False))
+        self._dtype = next(module.parameters()).dtype
 
     @torch.no_grad()
-    def answer(inputs: Tensor) -> Tensor:
-        logits: Tensor = module(inputs.to(dtype)).logits
-        return logits.float()
+    def __call__(self, inputs: Tensor) -> Outputs:
+        outputs = super().__call__(inputs.to(self._dtype) if inputs.is_floating_point() else inputs)
+        assert outputs.logits is not None
+        return replace(outputs, logits=outputs.logits.float())
 
-    return answer
+
+class InOrder:
+    """A teacher whose logits come in the job's order of labels."""
+
+    def __init__(self, teacher: Live, order: Order) -> None:
+        self._teacher, self._order = teacher, order
+        self.module, self.tap = teacher.module, teacher.tap
+
+    def __call__(self, inputs: Tensor) -> Outputs:
+        outputs = self._teacher(inputs)
+        assert outputs.logits is not None
+        return replace(outputs, logits=in_order(outputs.logits, self._order))
+
+
+def in_order(logits: Tensor, order: Order) -> Tensor:
+    """(B, the teacher's classes) -> (B, C). Classes that became one are as likely as both together."""
+    if all(len(places) == 1 for places in order):
+        return logits[:, [places[0] for places in order]]
+    return torch.stack([logits[:, places].logsumexp(-1) for places in order], 1)
 
 
 def _huggingface(teacher: "PinnedModel", folder: Path) -> nn.Module:
@@ -82,41 +118,48 @@ def _own(teacher: "PinnedModel", folder: Path) -> nn.Module:
         raise _refused(teacher, "its config and its weights do not fit together") from error
 
 
-def _black_box(teacher: "PinnedModel", folder: Path) -> Answer:
+class BlackBox:
     """An imported ONNX file, which runs here in the job's own process and nowhere else."""
-    import onnxruntime
+
+    module: None = None
+
+    def __init__(self, teacher: "PinnedModel", folder: Path) -> None:
+        import onnxruntime
+
+        self._teacher, self._details = teacher, teacher.details
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.log_severity_level = 4  # what goes wrong is raised
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(folder / teacher.details["file"]), options, providers=["CPUExecutionProvider"]
+            )
+        except _refusals() as error:
+            raise _refused(teacher, "onnxruntime does not take its file") from error
+        double = self._session.get_inputs()[0].type == "tensor(double)"
+        self._dtype = torch.float64 if double else torch.float32
+
+    def tap(self, taps: Taps) -> None:
+        raise _refused(self._teacher, "it is an ONNX file, into which a loss cannot look")
+
+    def __call__(self, inputs: Tensor) -> Outputs:
+        details, given = self._details, inputs.to("cpu", self._dtype).numpy()
+        try:
+            (scores,) = self._session.run([details["output"]], {details["input"]: given})
+        except _refusals() as error:
+            shape = tuple(inputs.shape[1:])
+            raise _refused(self._teacher, f"onnxruntime cannot run it on rows of shape {shape}") from error
+        logits = torch.from_numpy(scores).to(inputs.device, torch.float32)
+        if details["output_kind"] == "probabilities":
+            logits = logits.clamp(min=SMALLEST_PROBABILITY).log()
+        return Outputs(logits)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises; these have no class of their own in common."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-    refusals = tuple(
-        one for one in vars(state).values() if isinstance(one, type) and issubclass(one, Exception)
-    )
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised
-    details = teacher.details
-    try:
-        session = onnxruntime.InferenceSession(
-            str(folder / details["file"]), options, providers=["CPUExecutionProvider"]
-        )
-    except refusals as error:
-        raise _refused(teacher, "onnxruntime does not take its file") from error
-    dtype = torch.float64 if session.get_inputs()[0].type == "tensor(double)" else torch.float32
-
-    def answer(inputs: Tensor) -> Tensor:
-        try:
-            (scores,) = session.run([details["output"]], {details["input"]: inputs.to("cpu", dtype).numpy()})
-        except refusals as error:
-            raise _refused(
-                teacher, f"onnxruntime cannot run it on rows of shape {tuple(inputs.shape[1:])}"
-            ) from error
-        logits = torch.from_numpy(scores).to(inputs.device, torch.float32)
-        return (
-            logits.clamp(min=SMALLEST_PROBABILITY).log()
-            if details["output_kind"] == "probabilities"
-            else logits
-        )
-
-    return answer
+    return tuple(one for one in vars(state).values() if isinstance(one, type) and issubclass(one, Exception))
 
 
 def _refused(teacher: "PinnedModel", why: str) -> TeacherLoadFailed:

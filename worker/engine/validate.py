@@ -5,14 +5,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from app.catalog.base import Frozen, Task
+from app.catalog.base import Architecture, Frozen, Task
 from app.catalog.spec import Resolved
 from app.db.tables import Job
 from app.errors import TeacherLoadFailed
 from app.ports.parts import Parts
 from worker.engine.device import Device, choose, seed_everything
+from worker.engine.ensemble import Ensemble
 from worker.journal import Journal
 
 
@@ -41,14 +42,23 @@ class Order:
         """The student's own."""
         return self.task.parse_preprocessing(self.resolved.preprocessing)
 
+    @property
+    def ensemble(self) -> Ensemble:
+        weights = [teacher.weight for teacher in self.resolved.teachers]
+        return Ensemble(self.resolved.spec.ensemble, weights, self.seed)
+
+    def token_mask(self, normalized: Tensor) -> Tensor | None:
+        mask: Tensor | None = self.task.token_mask(normalized, self.preprocessing)
+        return mask
+
     def normalize(self, encoded: Any) -> Any:
         return self.task.normalize(encoded, self.preprocessing)
 
-    def new_student(self) -> nn.Module:
-        """Always with the same first weights, on the device."""
-        seed_everything(self.seed)
-        student = self.resolved.spec.student.architecture.build(self.resolved.input, self.resolved.labels)
-        return student.to(self.device.on)
+    def new_student(self, architecture: Architecture | None = None, seed: int | None = None) -> nn.Module:
+        """On the device, always with the same first weights for the same seed. None: what was ordered."""
+        seed_everything(self.seed if seed is None else seed)
+        ordered = architecture or self.resolved.spec.student.architecture
+        return ordered.build(self.resolved.input, self.resolved.labels).to(self.device.on)
 
 
 def validate(job: Job, folder: Path, parts: Parts, journal: Journal) -> Order:
@@ -62,11 +72,13 @@ def validate(job: Job, folder: Path, parts: Parts, journal: Journal) -> Order:
     return Order(job.id, job.project_id, resolved, device, folder, parts, journal)
 
 
-def _check_order(reference: str, order: list[int], labels: int, outputs: int) -> None:
-    """Each of the job's labels has a place of its own among the teacher's logits."""
-    if len(order) != labels or len(set(order)) != labels or not all(0 <= place < outputs for place in order):
+def _check_order(reference: str, order: list[list[int]], labels: int, outputs: int) -> None:
+    """Each of the job's labels has places of its own among the teacher's logits."""
+    places = [place for several in order for place in several]
+    sound = len(order) == labels and all(order) and len(set(places)) == len(places)
+    if not sound or not all(0 <= place < outputs for place in places):
         raise TeacherLoadFailed(
-            f"The teacher {reference} has {outputs} logits, which are not the job's {labels} labels one "
-            "to one. "
+            f"The teacher {reference} has {outputs} logits, in which the job's {labels} labels do not all "
+            "have places of their own. "
             "Import it again with its labels in the order of its logits, and plan the job again."
         )

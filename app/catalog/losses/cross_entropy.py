@@ -36,6 +36,13 @@ class CrossEntropy(Loss):
             total, counted = total + more, counted + rest
         return total / (counted + (counted == 0))
 
+    def count(self, batch: Batch, rows: int) -> "Tensor | int":
+        """Labeled rows, mixed ones by their shares."""
+        if batch.labels is None or batch.others is None or batch.share is None:
+            return rows if batch.labels is None else (batch.labels != UNLABELED).sum()
+        rest = (batch.others != UNLABELED) * (1 - batch.share)
+        return ((batch.labels != UNLABELED) * batch.share + rest).sum()
+
     def _summed(self, log_q: "Tensor", labels: "Tensor", share: Any) -> "tuple[Tensor, Tensor]":
         """The sum over the labeled rows, each times its share, and the sum of these shares."""
         labeled = (labels != UNLABELED) * share

@@ -30,5 +30,9 @@ class TaskLoss(Loss):
         rows = (student.logits.squeeze(-1) - wanted.nan_to_num()).square()
         return (rows * labeled).sum() / labeled.sum().clamp(min=1)
 
+    def count(self, batch: Batch, rows: int) -> "Tensor | int":
+        """Labeled rows."""
+        return rows if batch.labels is None else (~batch.labels.isnan()).sum()
+
 
 value = over_logits(TaskLoss)

@@ -1,0 +1,258 @@
+"""All that the students of one job are taught with, and their training as the job's order wants it."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from app.catalog.base import Architecture, Loss
+from app.catalog.spec import LOSSES, Training
+from app.errors import NumericDivergence
+from worker.data import Split
+from worker.engine import teachers
+from worker.engine.device import Rows
+from worker.engine.distill import Alone, Company, Lesson, Stage, Trained, distill
+from worker.engine.fetch import Material
+from worker.engine.inputs import Inputs
+from worker.engine.learner import Learner, Metrics
+from worker.engine.metrics import imitation_metrics, truth_metrics
+from worker.engine.teaching import Teaching
+from worker.engine.validate import Order
+from worker.journal import Journal
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+PREDICTED_ROWS = 256  # at once
+
+
+class Course:
+    """answers: the teachers' raw logits (N, K, C) by the name of the split. runs: trainings in all, for the
+    progress."""
+
+    def __init__(
+        self,
+        order: Order,
+        material: Material,
+        answers: "Mapping[str, Array]",
+        finish: threading.Event,
+        *,
+        runs: int,
+    ) -> None:
+        self.order, self.material, self.answers, self.finish = order, material, answers, finish
+        self._share, self._begun = 1 / runs, 0
+        self.spec = order.resolved.spec
+
+    @cached_property
+    def live(self) -> "dict[int, teachers.Live]":
+        """The teachers at hand, by their place."""
+        given = self.order.resolved.teachers
+        loaded = {
+            k: teachers.load(given[k], self.order.folder / given[k].version_id, self.order.device)
+            for k in sorted(self.material.live)
+        }
+        return {k: teachers.InOrder(teacher, given[k].order) for k, teacher in loaded.items()}
+
+    @cached_property
+    def inputs(self) -> Inputs:
+        """The training rows."""
+        order, task, training = self.order, self.order.task, self.material.training
+        shown = {}
+        for k in self.material.live:
+            own = task.parse_preprocessing(order.resolved.teachers[k].preprocessing)
+            shown[k] = (self._rows(training, own), partial(task.normalize, preprocessing=own))
+        labels = Rows(training.labels, order.device)
+        student = self._rows(training, order.preprocessing)
+        return Inputs(student, labels, order.normalize, token_mask=order.token_mask, live=shown)
+
+    @cached_property
+    def teachers(self) -> Teaching | None:
+        """Those that were ordered; None: there is none."""
+        if not self.order.resolved.teachers:
+            return None
+        return Teaching(self.order.ensemble, Rows(self.answers["training"], self.order.device), self.live)
+
+    @cached_property
+    def heard(self) -> "dict[str, Array]":
+        """One answer of all teachers, (n, C), to the rows of a split."""
+        splits = (self.material.validation, self.material.report)
+        return {
+            one.name: self.order.ensemble.mean(torch.from_numpy(self.answers[one.name][one.rows])).numpy()
+            for one in splits
+            if one.name in self.answers
+        }
+
+    def lesson(
+        self,
+        teaching: Teaching | None = None,
+        *,
+        heard: "Array | None" = None,
+        company: Company = Alone(),  # noqa: B008  (it has no state)
+    ) -> Lesson:
+        """What a student is taught with. None: the teachers that were ordered. heard: the logits (n, C) that
+        its own are compared with on the validation rows."""
+        rows, terms = self.material.training.rows, self.spec.terms()
+        own = self.own_loss()
+        return Lesson(
+            terms=[*terms, own] if self.spec.training.finetune.epochs else terms,
+            stages=stages(self.spec.training, terms, rows, self.material.training.labeled),
+            inputs=self.inputs,
+            teaching=teaching or self.teachers,
+            validate=self.validator(self.heard.get("validation") if heard is None else heard),
+            metric=self.metric,
+            company=company,
+        )
+
+    def control_lesson(self) -> Lesson:
+        """The task's own loss on the labeled rows alone, which come around again until the steps are as
+        many."""
+        return control_lesson(self.lesson(), self.own_loss(), self.material.training.labeled)
+
+    def own_loss(self) -> Loss:
+        return LOSSES[self.order.task.own_loss]()  # type: ignore[call-arg]
+
+    @property
+    def metric(self) -> str:
+        """What the best step is chosen by."""
+        stopping = self.spec.training.early_stopping
+        named = self.order.task.metric if stopping is None or stopping.metric == "auto" else stopping.metric
+        return named if len(self.material.validation.labeled) else "agreement"
+
+    def teach(
+        self, students: Sequence[tuple[Architecture, nn.Module]], lesson: Lesson, *, name: str, seed: int
+    ) -> list[Trained]:
+        """Trains them together, usually one. name: what its metric points are found under. Raises
+        NumericDivergence."""
+        training = self.training(seed)
+        first = next(iter(lesson.stages))
+        probe = lesson.inputs(torch.from_numpy(first.rows[: training.batch_size]), 0)
+        learners = [
+            Learner(
+                module,
+                lesson.terms,
+                training,
+                device=self.order.device,
+                teaching=lesson.teaching,
+                probe=probe,
+                rows=len(self.material.training.labels),
+            )
+            for _, module in students
+        ]
+        prefix = "" if seed == self.order.seed else f"seed_{seed}_"
+        prefix += "" if name == "student" else f"{name}_"
+        begun = self._begun * self._share
+        watch = JobWatch(self.order.journal, prefix=prefix, first=begun, share=self._share)
+        self._begun += 1
+        trained = distill(learners, lesson, training, watch=watch, finish=self.finish)
+        self.log_losses = watch.log_losses
+        return [
+            replace(one, architecture=architecture, seed=seed)
+            for one, (architecture, _) in zip(trained, students, strict=True)
+        ]
+
+    def training(self, seed: int) -> Training:
+        return self.spec.training.model_copy(update={"seed": seed})
+
+    def validator(self, heard: "Array | None") -> Callable[[nn.Module], Metrics]:
+        """heard: what the logits are compared with, row for row."""
+        rows = self._rows(self.material.validation, self.order.preprocessing)
+        return validator(rows, self.material.validation, heard, self.order.normalize)
+
+    def predicted(self, module: nn.Module, split: Split) -> "Array":
+        """A student's logits (N, C) for all rows of a split, in eval mode, in which it is left."""
+        rows = self._rows(split, self.order.preprocessing)
+        return predict(module, rows, np.arange(len(rows)), self.order.normalize)
+
+    def _rows(self, split: Split, preprocessing: Any) -> Rows:
+        encoded = self.material.tables.laid_end_to_end(split, self.order.task, preprocessing)
+        return Rows(encoded, self.order.device)
+
+
+def stages(training: Training, terms: Sequence[Loss], rows: "Array", labeled: "Array") -> list[Stage]:
+    """The first stage of the terms that have one, the training itself, and the last one on labels alone,
+    whose term stands behind the others."""
+    first = max((getattr(form, "stage_epochs", 0) for form in terms), default=0)
+    staged = [place for place, form in enumerate(terms) if getattr(form, "stage_epochs", 0)]
+    over = [place for place in staged if getattr(terms[place], "only_stage", False)]
+    lasting = [place for place in range(len(terms)) if place not in over]
+    made = [Stage(training.epochs - first, lasting, rows, len(rows))]
+    if first:
+        made.insert(0, Stage(first, staged, rows, len(rows)))
+    if training.finetune.epochs:
+        lr = training.finetune.lr or training.optimizer.lr / 10
+        made.append(Stage(training.finetune.epochs, [len(terms)], labeled, len(labeled), lr))
+    return made
+
+
+def control_lesson(lesson: Lesson, own: Loss, labeled: "Array") -> Lesson:
+    """As many steps with the task's own loss on the labeled rows alone."""
+    made = [Stage(one.epochs, [0], labeled, one.epoch_rows, one.lr) for one in lesson.stages]
+    return Lesson([own], made, lesson.inputs, None, lesson.validate, lesson.metric)
+
+
+def validator(
+    inputs: Rows, split: Split, heard: "Array | None", normalize: Callable[[Any], Any]
+) -> Callable[[nn.Module], Metrics]:
+    """Measures a student, or raises NumericDivergence. heard: the teachers' logits, row for row."""
+    labels = split.labels[split.rows] if len(split.labeled) else None
+
+    def validate(student: nn.Module) -> Metrics:
+        logits = predict(student, inputs, split.rows, normalize)
+        if not np.isfinite(logits).all():
+            raise NumericDivergence(
+                "The student's logits on the validation rows became infinite or not a number. "
+                "Lower training.optimizer.lr, add training.schedule.warmup_steps, or set training.clip_norm."
+            )
+        truth = {} if labels is None else truth_metrics(logits, labels)
+        return truth | ({} if heard is None else imitation_metrics(logits, heard))
+
+    return validate
+
+
+@torch.no_grad()
+def predict(
+    student: nn.Module, inputs: Rows, rows: "NDArray[np.int64]", normalize: Callable[[Any], Any]
+) -> "NDArray[np.float32]":
+    """The student's logits (len(rows), C) in eval mode and float32, in which it is left."""
+    student.eval()
+    parts = torch.split(torch.from_numpy(rows), PREDICTED_ROWS)
+    return torch.cat([student(normalize(inputs[part])).logits.float().cpu() for part in parts]).numpy()
+
+
+class JobWatch:
+    """Passes on how a run goes; `first` and `share` are its part of the whole phase."""
+
+    def __init__(self, journal: Journal, *, prefix: str, first: float, share: float) -> None:
+        self._journal, self._prefix, self._first, self._share = journal, prefix, first, share
+        self._started = time.monotonic()
+        self.log_losses: list[float] = []
+
+    def step(self, step: int, total: int, epoch: int, samples: int) -> None:
+        if not self._journal.due():
+            return
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        self._journal.progress(
+            self._first + self._share * step / total,
+            step=step,
+            total_steps=total,
+            epoch=epoch,
+            samples_per_s=round(samples / seconds, 1),
+            eta_s=round(seconds / step * (total - step), 1),
+        )
+
+    def reading(self, split: Literal["train", "validation"], step: int, values: Metrics) -> None:
+        if split == "validation" and "log_loss" in values:
+            self.log_losses.append(values["log_loss"])
+        self._journal.points(self._prefix + split, step, values)
+
+    def best(self, step: int, metric: str, value: float) -> None:
+        if not self._prefix:
+            self._journal.best(metric, value, step)
