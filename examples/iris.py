@@ -18,6 +18,10 @@ from sklearn.model_selection import train_test_split
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "data/iris")
     folder.mkdir(parents=True, exist_ok=True)
+    write(folder)
+
+
+def write(folder: Path) -> None:
     iris = load_iris()
     names = iris.target_names[iris.target]
     seen, rest, classes, others = train_test_split(

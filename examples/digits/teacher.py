@@ -1,4 +1,5 @@
-"""The teacher: a ResNet of transformers, trained by plain torch, as its owner would have done it."""
+"""The teacher: a ResNet of transformers, trained by plain torch, as its owner would have done it; and others
+of other families, for jobs with several."""
 
 import io
 import logging
@@ -12,7 +13,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional
-from transformers import ResNetConfig, ResNetForImageClassification, ViTImageProcessorPil
+from transformers import (
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    PreTrainedConfig,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTConfig,
+    ViTImageProcessorPil,
+)
 
 from examples.digits.rows import LABELS, Digit
 
@@ -20,26 +29,61 @@ EDGE = 32  # pixels; the images are enlarged, for a ResNet halves them twice bef
 EPOCHS, BATCH, LR, WEIGHT_DECAY = 12, 64, 0.002, 0.05
 SHIFT = 4  # pixels that an image is moved at most, at random
 
+_NAMES: dict[str, Any] = {
+    "id2label": dict(enumerate(LABELS)),
+    "label2id": {label: n for n, label in enumerate(LABELS)},
+}
+RESNET = ResNetConfig(embedding_size=32, hidden_sizes=[64, 128], depths=[2, 2], layer_type="basic", **_NAMES)
+VIT = ViTConfig(
+    image_size=EDGE,
+    patch_size=8,
+    hidden_size=64,
+    num_hidden_layers=4,
+    num_attention_heads=4,
+    intermediate_size=128,
+    **_NAMES,
+)
+CONVNEXT = ConvNextConfig(
+    patch_size=2,
+    hidden_sizes=[32, 64, 128],
+    depths=[2, 2, 2],
+    num_stages=3,
+    layer_scale_init_value=1.0,
+    **_NAMES,
+)
+TEACHERS: dict[str, PreTrainedConfig] = {
+    "digits-teacher": RESNET,
+    "digits-vit": VIT,
+    "digits-convnext": CONVNEXT,
+}
 
-def train(digits: list[Digit], folder: Path, watch: Callable[[float], None]) -> None:
+
+def train(
+    digits: list[Digit],
+    folder: Path,
+    watch: Callable[[float], None],
+    *,
+    config: PreTrainedConfig = RESNET,
+    epochs: int = EPOCHS,
+) -> None:
     """Writes the checkpoint into `folder`, whole or not at all. watch: is told how far it is, 0 to 1."""
     torch.manual_seed(0)
     processor = ViTImageProcessorPil(size={"height": EDGE, "width": EDGE}, do_convert_rgb=True)
     inputs = pixel_values(processor, digits)
     labels = torch.tensor([digit.label for digit in digits])
-    model = ResNetForImageClassification(_config())
-    steps = EPOCHS * -(-len(digits) // BATCH)
+    model = AutoModelForImageClassification.from_config(config)  # type: ignore[no-untyped-call]
+    steps = epochs * -(-len(digits) // BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), LR, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LR, total_steps=steps)
     model.train()
-    for epoch in range(EPOCHS):
+    for epoch in range(epochs):
         for index in torch.randperm(len(digits)).split(BATCH):  # type: ignore[no-untyped-call]
             loss = functional.cross_entropy(model(_shifted(inputs[index])).logits, labels[index])
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
-        watch((epoch + 1) / EPOCHS)
+        watch((epoch + 1) / epochs)
     unfinished = folder.with_suffix(".unfinished")
     model.save_pretrained(unfinished)
     processor.save_pretrained(unfinished)
@@ -78,17 +122,6 @@ def write_onnx(folder: Path, file: Path) -> None:
             external_data=False,
             verbose=False,
         )
-
-
-def _config() -> ResNetConfig:
-    return ResNetConfig(
-        embedding_size=32,
-        hidden_sizes=[64, 128],
-        depths=[2, 2],
-        layer_type="basic",
-        id2label=dict(enumerate(LABELS)),
-        label2id={label: place for place, label in enumerate(LABELS)},
-    )
 
 
 def _shifted(inputs: Tensor) -> Tensor:
