@@ -338,6 +338,21 @@ def as_map(tensor: "Tensor") -> "Tensor":
     return tensor[:, -side * side :].transpose(1, 2).reshape(len(tensor), -1, side, side)
 
 
+def map_only(kind: str, tokens: "Tensor | None", *tensors: "Tensor") -> None:
+    """Raises ShapeMismatch where one of them is tokens of padded rows, which are no image."""
+    if tokens is not None and any(tensor.ndim == 3 for tensor in tensors):
+        raise ShapeMismatch(f"{kind} compares maps and these rows are padded tokens; use hidden_mse for them")
+
+
+def met_as_maps(
+    kind: str, student: "list[Tensor]", teacher: "list[Tensor]", tokens: "Tensor | None"
+) -> "tuple[list[Tensor], list[Tensor]]":
+    """Each pair as two maps of one size."""
+    map_only(kind, tokens, *student, *teacher)
+    met = [_same_space(as_map(mine), as_map(other)) for mine, other in zip(student, teacher, strict=True)]
+    return [mine for mine, _ in met], [other for _, other in met]
+
+
 def _space(tensor: "Tensor") -> tuple[int, ...]:
     return tuple(tensor.shape[2:] if tensor.ndim == 4 else tensor.shape[1:-1])
 
