@@ -32,6 +32,8 @@ WAVES: dict[str, tuple[tuple[int, ...], float, float, float]] = {
     "T": ((2, 5, 12), 0.87, 0.41, 2.0),
     "hs": ((2, 5, 8), 0.73, 0.11, 1.0),
     "ht": ((2, 5, 8), 0.57, 0.21, 1.0),
+    "As": ((2, 3, 5, 5), 0.63, 0.27, 1.0),
+    "At": ((2, 3, 5, 5), 0.49, 0.33, 1.0),
 }
 LABELS = torch.tensor([3, 1, 4, 1, 5, 9, 2, 6])
 MASKS = {  # of tokens: those that have a label, and those that are no padding
@@ -277,6 +279,41 @@ CASES = [
         terms=[("score_kl", {"temperature": 2.0}, 1.0)], student=["zs"], teacher=["zt"],
         value=4.033227510139272, norm=0.31302114946163084,
         head=[-0.0279953174262851, 0.0298992214629876, 0.00553704430571737, -0.00194773042640772],
+    ),
+    Golden(
+        name="ab", repo="HobbitLong/RepDistiller", commit="b84f547c5db6", file="distiller_zoo/AB.py",
+        terms=[("ab", {}, 1.0)], student=["s2", "s3"], teacher=["t2", "t3"], value=0.9451479408827103,
+        norm=0.013230408501358818, head=[0.0, 0.0, 0.0, -2.230995847476e-05],
+    ),
+    Golden(
+        name="correlation", repo="HobbitLong/RepDistiller", commit="b84f547c5db6", file="distiller_zoo/CC.py",
+        terms=[("correlation", {}, 1.0)], student=["fs"], teacher=["f2"], value=12.786038881318062,
+        norm=2.9870000838097117,
+        head=[-0.0893605100857627, 0.108901810370218, -0.228272931881821, -0.148627470875707],
+    ),
+    Golden(
+        name="fitnet", repo="HobbitLong/RepDistiller", commit="b84f547c5db6", file="distiller_zoo/FitNet.py",
+        terms=[("fitnet", {}, 1.0)], student=["s2"], teacher=["t2"], value=1.244980079373215,
+        norm=0.08052497281424871,
+        head=[0.000825473597427407, 1.79108507213898e-05, -0.000186695617287956, 0.000238614046248271],
+    ),
+    Golden(
+        name="vid_3", repo="HobbitLong/RepDistiller", commit="b84f547c5db6", file="distiller_zoo/VID.py",
+        terms=[("vid", {"initial_variance": 3.0}, 1.0)], student=["s2"], teacher=["t2"],
+        value=0.7568028242295908, norm=0.013420828802374784,
+        head=[0.000137578932904568, 2.9851417868983e-06, -3.11159362146594e-05, 3.97690077080452e-05],
+    ),
+    Golden(
+        name="pkd", repo="open-mmlab/mmrazor", commit="90c7af1fdf35",
+        file="mmrazor/models/losses/pkd_loss.py", terms=[("pkd", {}, 1.0)], student=["h1"], teacher=["h2"],
+        value=0.997905278596383, norm=0.022769641462321997,
+        head=[-0.000421690439605386, -0.000712003060754833, -0.000756215908269888, -0.000536213325491632],
+    ),
+    Golden(
+        name="attention_mse_masked", repo="airaria/TextBrewer", commit="2c105fa664bb",
+        file="src/textbrewer/losses.py:att_mse_loss", terms=[("attention_mse", {}, 1.0)], student=["As"],
+        teacher=["At"], value=1.1489612060441408, norm=0.21226705396224219,
+        head=[-0.00209415729149407, 0.000841590510125874, 0.000791506648564409, -0.0], mask="attention",
     ),
 ]  # fmt: skip
 

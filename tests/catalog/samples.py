@@ -5,6 +5,7 @@ H heads.
 """
 
 import copy
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from app.catalog.base import Batch, Context, Loss, Outputs
-from app.catalog.features import FeatureLoss, RepresentationLoss
+from app.catalog.features import FeatureLoss, LayerLoss, RepresentationLoss
 from app.catalog.spec import LOSSES
 
 B, C, T, D, H = 6, 5, 4, 6, 2
@@ -135,6 +136,15 @@ def value(subject: Subject, mine: Outputs, theirs: Outputs, rows: Batch | None =
     """The loss, as it is when it is built and called for the first time."""
     made = copy.deepcopy(built(subject, mine, theirs))
     return made(mine, theirs, rows or batch(subject, len(tensors(mine)[0])))
+
+
+def unlearned(subject: Subject, mine: Outputs, theirs: Outputs) -> Tensor:
+    """The loss without its learned parts: the file's `value`."""
+    loss = subject.loss
+    if not isinstance(loss, LayerLoss):
+        return value(subject, mine, theirs)
+    found: Tensor = sys.modules[loss.__module__].value(*loss.sides(mine, theirs))
+    return found
 
 
 def context(mine: Outputs, theirs: Outputs) -> Context:
