@@ -27,17 +27,21 @@ READ_ROWS = 1000  # at once; a canonical row group is no larger where rows are i
 
 @dataclass(frozen=True)
 class Split:
-    """Rows for one purpose: positions in the rows of `pins` laid end to end, to which `labels` belong."""
+    """Rows for one purpose: positions in the rows of `pins` laid end to end, to which `labels` belong.
+
+    labels: places among the job's, int64, or numbers in the student's unit, float32; of a row without any
+    UNLABELED or NaN.
+    """
 
     name: str
     pins: tuple[PinnedData, ...]
     rows: "NDArray[np.int64]"
-    labels: "NDArray[np.int64]"
+    labels: "NDArray[Any]"
 
     @property
     def labeled(self) -> "NDArray[np.int64]":
         """Those of the rows that have a label."""
-        labeled: NDArray[np.int64] = self.rows[self.labels[self.rows] != UNLABELED]
+        labeled: NDArray[np.int64] = self.rows[have_labels(self.labels[self.rows])]
         return labeled
 
 
@@ -51,9 +55,9 @@ class Tables:
         """Training, validation and report rows. Without a test set the report reads the validation rows."""
         data = self._resolved.data
         pins = (data.train, *data.unlabeled)
-        labels = np.concatenate(
-            [self._labels(data.train), *(np.full(pin.rows, UNLABELED) for pin in data.unlabeled)]
-        )
+        none = np.nan if self._resolved.spec.task.answer == "number" else UNLABELED
+        own = self._labels(data.train)
+        labels = np.concatenate([own, *(np.full(pin.rows, none, own.dtype) for pin in data.unlabeled)])
         if isinstance(data.validation, PinnedData):
             training = Split("training", pins, np.arange(len(labels)), labels)
             validation = self._whole("validation", data.validation)
@@ -81,6 +85,17 @@ class Tables:
         parts = [self.encoded(pin, task, preprocessing) for pin in split.pins]
         return open_rows(path) if path.exists() else joined(parts, path)
 
+    def column(self, split: Split, name: str) -> list[str | None]:
+        """A column's values as text, of the split's rows; `label` is the label's where none is called so."""
+        found: list[str | None] = []
+        for pin in split.pins:
+            file = pq.ParquetFile(self._file(pin))
+            there = file.schema_arrow.names
+            column = name if name in there or name != "label" else self._resolved.data.label
+            values = file.read([column]).column(0).to_pylist() if column in there else [None] * pin.rows
+            found += [label_name(value) for value in values]
+        return [found[row] for row in split.rows]
+
     def _place(self, pins: Sequence[PinnedData], task: Task, preprocessing: Frozen) -> Path:
         return (
             self._folder
@@ -89,10 +104,12 @@ class Tables:
 
     def _whole(self, name: str, pin: PinnedData) -> Split:
         labels = self._labels(pin)
-        found = np.flatnonzero(labels != UNLABELED)
+        found = np.flatnonzero(have_labels(labels))
         return Split(name, (pin,), found if len(found) else np.arange(len(labels)), labels)
 
-    def _labels(self, pin: PinnedData) -> "NDArray[np.int64]":
+    def _labels(self, pin: PinnedData) -> "NDArray[Any]":
+        if self._resolved.spec.task.answer == "number":
+            return self._numbers(pin)
         place = {name: index for index, name in enumerate(self._resolved.labels)} | {None: UNLABELED}
         names = pq.read_table(self._file(pin), columns=[self._resolved.data.label]).column(0).to_pylist()
         names = [label_name(name) for name in names]
@@ -101,6 +118,18 @@ class Tables:
             label = shown(min(map(str, strange)))
             raise DataUnusable(f"{pin.reference} has the label {label}; the job's labels are {known}.")
         return np.array([place[name] for name in names], np.int64)
+
+    def _numbers(self, pin: PinnedData) -> "NDArray[np.float32]":
+        """The label column, which is kept as text, in the student's unit; NaN where it is empty."""
+        told = pq.read_table(self._file(pin), columns=[self._resolved.data.label]).column(0).to_pylist()
+        try:
+            values = np.array([np.nan if value in (None, "") else float(value) for value in told])
+        except ValueError:
+            label = shown(self._resolved.data.label)
+            raise DataUnusable(f"{pin.reference} has values in {label} that are no numbers.") from None
+        task = self._resolved.spec.task
+        own = task.parse_preprocessing(self._resolved.preprocessing)
+        return np.asarray(task.standardized(values, own), np.float32)
 
     def _encode(self, pin: PinnedData, task: Task, preprocessing: Frozen, path: Path) -> None:
         unfinished, written = path.with_suffix(".part"), 0
@@ -138,12 +167,20 @@ class Tables:
         return self._folder / pin.sha256
 
 
-def holdout(labels: "NDArray[np.int64]", share: float, seed: int) -> "NDArray[np.int64]":
+def have_labels(labels: "NDArray[Any]") -> "NDArray[np.bool_]":
+    """Which of them are labels."""
+    return np.asarray(~np.isnan(labels) if labels.dtype.kind == "f" else labels != UNLABELED)
+
+
+def holdout(labels: "NDArray[Any]", share: float, seed: int) -> "NDArray[np.int64]":
     """Positions of a share of each class' labeled rows, or of all rows where none is labeled.
 
-    A class' only row stays in training. The same labels, share and seed always give the same rows.
+    Rows whose labels are numbers are one class: they are drawn by chance. A class' only row stays in
+    training. The same labels, share and seed always give the same rows.
     """
     chance = np.random.default_rng(seed)
+    if labels.dtype.kind == "f":
+        labels = np.where(have_labels(labels), 0, UNLABELED)
     labeled = np.flatnonzero(labels != UNLABELED)
     labeled = labeled if len(labeled) else np.arange(len(labels))
     turn = np.empty(len(labels))

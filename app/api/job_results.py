@@ -119,6 +119,12 @@ def get_report(
     )
 
 
+@router.get("/rows", responses=DOWNLOAD, response_class=Response)
+def get_rows(job_id: str, request: Request, parts: PartsDep, principal: PrincipalDep) -> Response:
+    """The report's rows on which student and teacher part most, furthest first, with both their answers."""
+    return _download(parts, request, principal.project_id, job_id, "rows.json")
+
+
 @router.get("/artifacts")
 def list_artifacts(job_id: str, session: ReadSession, principal: PrincipalDep) -> Page[ArtifactView]:
     """What the job left behind; the student's own files are its model version's."""

@@ -35,7 +35,7 @@ class PhaseView(BaseModel):
 class JobOutput(BaseModel):
     model: str = Field(description="NAME@VERSION, ready for /predict")
     version_id: str
-    alias: str | None
+    alias: str | None = Field(description="that was moved to it; null also where a gate was not passed")
 
 
 class JobView(BaseModel):
@@ -83,7 +83,7 @@ def render(record: Record) -> Json:
     link = f"/v1/jobs/{job.id}"
     links = {
         "self": link,
-        **{part: f"{link}/{part}" for part in ("events", "metrics", "report", "artifacts")},
+        **{part: f"{link}/{part}" for part in ("events", "metrics", "report", "rows", "artifacts")},
     }
     return {
         "id": job.id,
@@ -136,9 +136,10 @@ def stamp(moment: datetime | None) -> str | None:
 def _output(record: Record) -> Json | None:
     if record.output_version is None:
         return None
-    wanted = record.job.resolved["spec"]["output"]
+    wanted, outcome = record.job.resolved["spec"]["output"], record.job.outcome or {}
+    moved = all(gate["passed"] for gate in outcome.get("gates", ()))
     return {
         "model": f"{wanted['model']}@{record.output_version}",
         "version_id": record.job.output_version_id,
-        "alias": wanted["alias"],
+        "alias": wanted["alias"] if moved else None,
     }

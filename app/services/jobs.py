@@ -299,8 +299,8 @@ def succeed(
 ) -> ModelVersion:
     """The model version and the job's end in one transaction; a cancellation that came first wins.
 
-    manifest: the sha256 of the checkpoint's stored manifest. Called again after a lost reply it answers
-    what it did the first time.
+    manifest: the sha256 of the checkpoint's stored manifest. The alias stays where it is when a gate was not
+    passed. Called again after a lost reply it answers what it did the first time.
     """
     before = session.get(Job, job_id, populate_existing=True)
     if before is not None and (before.status, before.attempt, before.result_manifest) == (
@@ -312,7 +312,8 @@ def succeed(
     job = owner_row(session, job_id, attempt)
     output = Resolved.model_validate(job.resolved).spec.output
     assert output.model is not None  # the plan fills it in
-    version = models.register(session, job.project_id, output.model, checkpoint, output.alias)
+    alias = output.alias if all(gate["passed"] for gate in outcome.get("gates", ())) else None
+    version = models.register(session, job.project_id, output.model, checkpoint, alias)
     done = Note(
         "job.ended", "succeeded", data={"status": "succeeded", "model": f"{output.model}@{version.version}"}
     )

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,12 +98,12 @@ def test_as_many_answers_as_labels_are_expected(expert: nn.Module, tmp_path: Pat
 
 
 def test_every_teacher_is_read_in_the_jobs_order_of_labels(tmp_path: Path) -> None:
-    first, second = teacher(order=[[0], [1]]), teacher(order=[[2], [0]])
+    translate = [partial(in_order, order=[[0], [1]]), partial(in_order, order=[[2], [0]])]
     parts = [
         [np.array([[1.0, 2.0]]), np.array([[3.0, 4.0]])],
         [np.array([[5.0, 6.0, 7.0]]), np.array([[8.0, 9.0, 10.0]])],
     ]
-    found = aligned([first, second], parts, tmp_path / "aligned.npy")
+    found = aligned(translate, parts, tmp_path / "aligned.npy", classes=2)
     assert found.tolist() == [[[1.0, 2.0], [7.0, 5.0]], [[3.0, 4.0], [10.0, 8.0]]]
 
 

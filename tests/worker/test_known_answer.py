@@ -16,7 +16,7 @@ from tests.worker.classroom import CPU, ONE, inputs, teach
 from worker.engine.course import control_lesson
 from worker.engine.device import Rows, seed_everything
 from worker.engine.distill import Lesson, Stage
-from worker.engine.metrics import truth_metrics
+from worker.engine.classes import truth_metrics
 from worker.engine.teachers import WhiteBox
 from worker.engine.teaching import Teaching
 

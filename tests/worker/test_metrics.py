@@ -9,7 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from worker.engine.metrics import difference, gap_recovered, imitation_metrics, score, truth_metrics
+from worker.engine.classes import OfClasses, imitation_metrics, truth_metrics
+from worker.engine.metrics import Scored, difference, gap_recovered, inherited
+from worker.engine.metrics import score as score_columns
+from worker.engine.values import OfNumbers
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -24,6 +27,14 @@ def drawn(n: int, skill: dict[str, float], classes: int = 4) -> tuple[dict[str, 
         for name, better in skill.items()
     }
     return logits, labels
+
+
+def score(
+    columns: dict[str, NDArray[Any]], labels: NDArray[Any] | None, names: list[str], **asked: Any
+) -> dict[str, Scored]:
+    """One run a column, and classes."""
+    runs = {name: [logits] for name, logits in columns.items()}
+    return score_columns(runs, labels, names, judge=OfClasses(), **asked)
 
 
 def test_metrics_by_hand() -> None:
@@ -116,6 +127,8 @@ def test_rows_without_labels_can_only_be_imitated() -> None:
     logits, _ = drawn(50, {"teacher": 3.0, "student": 1.0})
     scored = score(logits, None, NAMES, teacher="teacher", resamples=100, seed=0)
     assert set(scored["student"].metrics) == {"agreement", "kl"}
+    alone = score({"student": logits["student"]}, None, NAMES, teacher=None, resamples=100, seed=0)
+    assert alone["student"].metrics == {}
     assert scored["teacher"].metrics == {}
 
 
@@ -131,3 +144,92 @@ def test_thousands_of_rows_take_seconds() -> None:
     with warnings.catch_warnings():
         score(logits, labels, [str(i) for i in range(10)], teacher="teacher", resamples=2000, seed=0)
     assert time.process_time() - started < 10
+
+
+# ---- numbers
+
+
+def in_units(z: NDArray[Any]) -> NDArray[Any]:
+    found: NDArray[Any] = 70.0 * z + 150.0
+    return found
+
+
+def told(n: int, noise: dict[str, float]) -> tuple[dict[str, list[NDArray[Any]]], NDArray[Any]]:
+    """Standardized answers (n, 1) of columns of different error about the same labels."""
+    chance = np.random.default_rng(0)
+    labels = chance.normal(size=n).astype(np.float32)
+    return {
+        name: [(labels + error * chance.normal(size=n)).astype(np.float32)[:, None]]
+        for name, error in noise.items()
+    }, labels
+
+
+def test_errors_are_in_the_unit_of_the_data_and_those_of_scikit_learn() -> None:
+    judge, labels = OfNumbers(in_units), np.array([0.0, 1.0, -1.0], np.float32)
+    metrics = judge.truth(np.array([[0.1], [1.0], [-1.2]], np.float32), labels)
+    assert metrics["rmse"] == pytest.approx(70 * np.sqrt(0.05 / 3), rel=1e-5)
+    assert metrics["mae"] == pytest.approx(70 * 0.1, rel=1e-5)
+    assert metrics["r2"] == pytest.approx(1 - 0.05 / 2, rel=1e-5)
+    assert judge.truth(np.zeros((2, 1)), np.ones(2))["r2"] == 0
+    assert "r2" not in judge.truth(np.zeros((1, 1)), np.ones(1))
+    near = judge.likeness(np.array([[1.0], [0.0]]), np.array([[0.0], [0.0]]))
+    assert near == {"rmse_to_teacher": pytest.approx(70 * np.sqrt(0.5))}
+
+
+def test_a_resample_of_numbers_gives_what_scikit_learn_says_of_it() -> None:
+    columns, labels = told(60, {"teacher": 0.2, "student": 0.4})
+    judge = OfNumbers(in_units)
+    scored = score_columns(columns, labels, ["y"], judge=judge, teacher="teacher", resamples=100, seed=4)
+    rows = np.random.default_rng(4).integers(0, 60, (100, 60))[17]
+    student, teacher = (columns[name][0][rows] for name in ("student", "teacher"))
+    for name, value in (judge.truth(student, labels[rows]) | judge.likeness(student, teacher)).items():
+        assert scored["student"].drawn[name][17] == pytest.approx(value, rel=1e-5)
+    assert scored["student"].classes == []
+    gap = difference(scored["student"], scored["teacher"])["rmse"]
+    assert gap.excludes_zero
+    assert gap.value == pytest.approx(70 * 0.2, rel=0.5)
+
+
+# ---- seeds
+
+
+def test_several_seeds_widen_the_interval_by_what_they_differ_by() -> None:
+    """Two seeds of very unlike students: the mean in the middle, the interval over both."""
+    logits, labels = drawn(400, {"teacher": 4.0, "good": 4.0, "bad": 0.0})
+    asked: dict[str, Any] = {"judge": OfClasses(), "teacher": "teacher", "resamples": 500, "seed": 0}
+    one = score_columns({"teacher": [logits["teacher"]], "student": [logits["good"]]}, labels, NAMES, **asked)
+    runs = {"teacher": [logits["teacher"]], "student": [logits["good"], logits["bad"]]}
+    two = score_columns(runs, labels, NAMES, **asked)["student"]
+    apart = [truth_metrics(logits[name], labels)["accuracy"] for name in ("good", "bad")]
+    assert [run["accuracy"] for run in two.runs] == apart
+    assert two.metrics["accuracy"].value == pytest.approx(np.mean(apart))
+    narrow, wide = one["student"].metrics["accuracy"], two.metrics["accuracy"]
+    assert wide.high - wide.low > 5 * (narrow.high - narrow.low)  # type: ignore[operator]
+    assert wide.low < apart[1] + 0.05  # type: ignore[operator]
+
+
+def test_seeds_are_paired_between_columns() -> None:
+    """A control that is worse by the same in every seed differs by that, however much the seeds vary."""
+    logits, labels = drawn(400, {"teacher": 4.0, "good": 4.0, "bad": 1.0})
+    runs = {"teacher": [logits["teacher"]], "student": [logits["good"], logits["bad"]]}
+    scored = score_columns(
+        runs | {"control": runs["student"]}, labels, NAMES,
+        judge=OfClasses(), teacher="teacher", resamples=300, seed=0,
+    )  # fmt: skip
+    nothing = difference(scored["student"], scored["control"])["accuracy"]
+    assert (nothing.low, nothing.high) == (0.0, 0.0)
+
+
+def test_errors_that_come_from_the_teacher_are_counted_by_hand() -> None:
+    labels = np.array([0, 0, 0, 0, 1])
+    teacher = np.eye(3)[[1, 1, 2, 0, 1]]  # wrong three times
+    student = np.eye(3)[[1, 2, 0, 2, 1]]  # wrong three times, once as the teacher
+    control = np.eye(3)[[2, 0, 2, 0, 1]]  # wrong twice, once as the teacher
+    found = inherited(OfClasses(), teacher, labels, [student], [control])
+    assert found is not None
+    assert (found.errors, found.inherited, found.control) == (3, 1, 0.5)
+    assert found.share == pytest.approx(1 / 3)
+    perfect = inherited(OfClasses(), teacher, labels, [np.eye(3)[labels]], [])
+    assert perfect is not None
+    assert (perfect.share, perfect.control) == (None, None)
+    assert inherited(OfNumbers(in_units), teacher, labels, [student], []) is None

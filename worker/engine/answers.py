@@ -15,14 +15,13 @@ from torch import Tensor
 
 from app.errors import TeacherLoadFailed
 from worker.data import digest
-from worker.engine.teachers import in_order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from app.catalog.spec import PinnedData, PinnedModel, Resolved
     from worker.engine.device import Device
-    from worker.engine.teachers import Live
+    from worker.engine.teachers import Live, Translation
 
 VERSION = 1  # of this way of asking; another one, and nothing that was stored is found
 BATCH = 64
@@ -86,17 +85,20 @@ def check(teacher: "PinnedModel", logits: "NDArray[np.float32]") -> None:
 
 
 def aligned(
-    teachers: "Sequence[PinnedModel]", parts: "Sequence[Sequence[NDArray[np.float32]]]", path: Path
+    translate: "Sequence[Translation]",
+    parts: "Sequence[Sequence[NDArray[np.float32]]]",
+    path: Path,
+    *,
+    classes: int,
 ) -> "NDArray[np.float32]":
-    """(N, K, C): the answers of all K teachers in the job's order of labels. parts[k]: teacher k's, file
-    after file."""
+    """(N, K, C): the answers of all K teachers as the job has them. parts[k]: teacher k's, file by file."""
     rows = sum(map(len, parts[0]))
-    array = np.lib.format.open_memmap(path, "w+", np.float32, (rows, len(teachers), len(teachers[0].order)))
-    for k, (teacher, answers) in enumerate(zip(teachers, parts, strict=True)):
+    array = np.lib.format.open_memmap(path, "w+", np.float32, (rows, len(translate), classes))
+    for k, (translated, answers) in enumerate(zip(translate, parts, strict=True)):
         start = 0
         for part in answers:
             for place in range(0, len(part), COPIED_ROWS):
-                some = in_order(torch.from_numpy(part[place : place + COPIED_ROWS]), teacher.order)
+                some = translated(torch.from_numpy(part[place : place + COPIED_ROWS]))
                 array[start + place : start + place + len(some), k] = some.numpy()
             start += len(part)
     array.flush()

@@ -21,7 +21,7 @@ from worker.engine.distill import Alone, Company, Lesson, Stage, Trained, distil
 from worker.engine.fetch import Material
 from worker.engine.inputs import Inputs
 from worker.engine.learner import Learner, Metrics
-from worker.engine.metrics import imitation_metrics, truth_metrics
+from worker.engine.metrics import Judge, judge_of
 from worker.engine.teaching import Teaching
 from worker.engine.validate import Order
 from worker.journal import Journal
@@ -59,7 +59,9 @@ class Course:
             k: teachers.load(given[k], self.order.folder / given[k].version_id, self.order.device)
             for k in sorted(self.material.live)
         }
-        return {k: teachers.InOrder(teacher, given[k].order) for k, teacher in loaded.items()}
+        return {
+            k: teachers.Translated(teacher, self.order.translation(given[k])) for k, teacher in loaded.items()
+        }
 
     @cached_property
     def inputs(self) -> Inputs:
@@ -116,6 +118,10 @@ class Course:
         many."""
         return control_lesson(self.lesson(), self.own_loss(), self.material.training.labeled)
 
+    @cached_property
+    def judge(self) -> Judge:
+        return judge_of(self.order.task, self.order.preprocessing)
+
     def own_loss(self) -> Loss:
         return LOSSES[self.order.task.own_loss]()  # type: ignore[call-arg]
 
@@ -124,7 +130,7 @@ class Course:
         """What the best step is chosen by."""
         stopping = self.spec.training.early_stopping
         named = self.order.task.metric if stopping is None or stopping.metric == "auto" else stopping.metric
-        return named if len(self.material.validation.labeled) else "agreement"
+        return named if len(self.material.validation.labeled) else self.judge.imitation
 
     def teach(
         self, students: Sequence[tuple[Architecture, nn.Module]], lesson: Lesson, *, name: str, seed: int
@@ -164,7 +170,7 @@ class Course:
     def validator(self, heard: "Array | None") -> Callable[[nn.Module], Metrics]:
         """heard: what the logits are compared with, row for row."""
         rows = self._rows(self.material.validation, self.order.preprocessing)
-        return validator(rows, self.material.validation, heard, self.order.normalize)
+        return validator(rows, self.material.validation, heard, self.order)
 
     def predicted(self, module: nn.Module, split: Split) -> "Array":
         """A student's logits (N, C) for all rows of a split, in eval mode, in which it is left."""
@@ -199,20 +205,21 @@ def control_lesson(lesson: Lesson, own: Loss, labeled: "Array") -> Lesson:
 
 
 def validator(
-    inputs: Rows, split: Split, heard: "Array | None", normalize: Callable[[Any], Any]
+    inputs: Rows, split: Split, heard: "Array | None", order: Order
 ) -> Callable[[nn.Module], Metrics]:
     """Measures a student, or raises NumericDivergence. heard: the teachers' logits, row for row."""
     labels = split.labels[split.rows] if len(split.labeled) else None
+    judge = judge_of(order.task, order.preprocessing)
 
     def validate(student: nn.Module) -> Metrics:
-        logits = predict(student, inputs, split.rows, normalize)
+        logits = predict(student, inputs, split.rows, order.normalize)
         if not np.isfinite(logits).all():
             raise NumericDivergence(
                 "The student's logits on the validation rows became infinite or not a number. "
                 "Lower training.optimizer.lr, add training.schedule.warmup_steps, or set training.clip_norm."
             )
-        truth = {} if labels is None else truth_metrics(logits, labels)
-        return truth | ({} if heard is None else imitation_metrics(logits, heard))
+        truth = {} if labels is None else judge.truth(logits, labels)
+        return truth | ({} if heard is None else judge.likeness(logits, heard))
 
     return validate
 

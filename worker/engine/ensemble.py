@@ -40,7 +40,7 @@ class Ensemble:
         if len(self.shares) == 1:
             return answers[:, 0]
         shares = answers.new_tensor(self.shares).unsqueeze(-1)
-        if self.rule == "mean_logits":
+        if self.rule == "mean_logits" or answers.shape[-1] == 1:  # one logit is a number and has no softmax
             return (answers * shares).sum(1)
         log_p = (answers / temperature).log_softmax(-1) + shares.log()
         return temperature * log_p.logsumexp(1)

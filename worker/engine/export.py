@@ -14,6 +14,7 @@ from app.catalog.base import Bundle, Export, Frozen
 from app.errors import ExportFailed, ExportMismatch
 from app.serving.student import OnnxStudent
 from worker.engine.fetch import Material
+from worker.engine.metrics import Judge, judge_of
 from worker.engine.validate import Order
 
 if TYPE_CHECKING:
@@ -39,17 +40,19 @@ class Latency(Frozen):
 
 @dataclass(frozen=True)
 class Exported:
-    """One format: its first choice for each compared row, the largest difference of a logit from torch, and
-    the share of rows with torch's first choice. accuracy: over these rows; None where they have no labels.
+    """One format: its logits for the compared rows, and the largest difference of one from torch.
+
+    likeness: to torch over these rows, as the task measures it. value: the task's metric over them; None
+    where they have no labels.
     """
 
     form: Export
     files: list[str]
     run: "Run"
-    choices: "NDArray[np.int64]"
+    logits: "NDArray[np.float32]"
     difference: float
-    agreement: float
-    accuracy: float | None = None
+    likeness: float
+    value: float | None = None
     latency: tuple[Latency, ...] = ()
 
 
@@ -64,14 +67,14 @@ def export(order: Order, material: Material, student: nn.Module) -> list[Exporte
         order, student, order.normalize(calibration[np.sort(chosen)]), rows, order.folder / "export"
     )
     labels = split.labels[split.rows[: len(rows)]] if len(split.labeled) else None
-    measured = []
+    measured, judge = [], judge_of(order.task, order.preprocessing)
     for done, one in enumerate(exported):
         run = one.run
         if one.form.serves:
             run = OnnxStudent(order.folder / "export" / one.files[0], order.parts.settings.serving_threads)
         speeds = tuple(latency(run, rows, batch) for batch in BATCHES)
-        accuracy = None if labels is None else float((one.choices == labels).mean())
-        measured.append(replace(one, latency=speeds, accuracy=accuracy))
+        value = None if labels is None else judge.truth(one.logits, labels).get(order.task.metric)
+        measured.append(replace(one, latency=speeds, value=value))
         order.journal.progress((done + 1) / len(exported))
     return measured
 
@@ -93,14 +96,17 @@ def write_all(
     )
     with torch.no_grad():
         wanted = _in_batches(lambda batch: student(torch.from_numpy(batch)).logits.numpy(), rows)
-    return [_written(form, bundle, folder, rows, wanted) for form in spec.exports]
+    judge = judge_of(order.task, order.preprocessing)
+    return [_written(form, bundle, folder, judge, rows=rows, wanted=wanted) for form in spec.exports]
 
 
 def _sample_rows(order: Order) -> int:
     return max(form.sample_rows() for form in order.resolved.spec.exports)
 
 
-def _written(form: Export, bundle: Bundle, folder: Path, rows: "Array", wanted: "Array") -> Exported:
+def _written(
+    form: Export, bundle: Bundle, folder: Path, judge: Judge, *, rows: "Array", wanted: "Array"
+) -> Exported:
     try:
         files = form.write(bundle, folder)
         run = form.run(bundle, folder)
@@ -110,15 +116,18 @@ def _written(form: Export, bundle: Bundle, folder: Path, rows: "Array", wanted: 
             f"The student cannot be written as {form.kind}. "
             "Order the job without this export, or with another student family."
         ) from error
+    if not np.isfinite(found).all():
+        raise ExportMismatch(
+            f"The {form.kind} file answers some rows with NaN or infinity. "
+            "Order the job without this export, or another student family."
+        )
     difference = float(np.abs(found - wanted).max())
     if form.tolerance is not None and not difference <= form.tolerance:
         raise ExportMismatch(
             f"The {form.kind} file differs from the student by {difference:.2g} in a logit, where "
             f"{form.tolerance:.0e} is allowed. Order the job without this export, or another student family."
         )
-    choices = found.argmax(-1)
-    agreement = float((choices == wanted.argmax(-1)).mean())
-    return Exported(form, files, run, choices, difference, agreement)
+    return Exported(form, files, run, found, difference, judge.likeness(found, wanted)[judge.imitation])
 
 
 def _in_batches(run: "Run", rows: "Array") -> "Array":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from app.catalog.base import Context, Loss, Outputs
+from app.catalog.measures import LOWER_IS_BETTER
 from worker.engine.device import Device, state_on_cpu
 from worker.engine.features import Tapped, Taps, paired, shapes
 from worker.engine.objective import Objective, Terms
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from app.catalog.spec import Training
     from worker.engine.inputs import Seen
 
-LOWER_IS_BETTER = {"log_loss", "kl", "rmse", "mae"}
 TIED = ("log_loss", "kl", "mae")  # the first of them that is measured tells equal metrics apart
 PROBED_ROWS = 2
 

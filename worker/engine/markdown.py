@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 
-from worker.engine.metrics import Interval
-from worker.engine.report import Column, ExportRow, Report
+from app.catalog.measures import SHARES
+from worker.engine.intervals import Interval
+from worker.engine.report import Column, Report
+from worker.engine.slices import Slice
 
-SHARES = {"accuracy", "macro_precision", "macro_recall", "macro_f1", "ece", "agreement"}
 WORST_CLASSES = 10
 
 
@@ -17,12 +18,14 @@ def markdown(report: Report) -> str:
         report.verdict,
         "",
         *_comparison(report),
-        *_exports(report.exports),
+        *_gates(report),
+        *_exports(report),
         *_training(report),
     ]
     student = next(column for column in report.columns if column.name == "student")
-    parts += _classes(student)
     parts += [
+        *_classes(student),
+        *_slices(report),
         "## Notes",
         *(f"- {note}" for note in report.notes),
         "",
@@ -46,20 +49,88 @@ def _comparison(report: Report) -> list[str]:
         if report.gap_recovered is None
         else [f"Gap recovered: {_interval('accuracy', report.gap_recovered)}", ""]
     )
+    units = "percentages in points" if set(metrics) & SHARES else "in the unit of the data"
     return [
         f"## Columns ({report.rows} rows of {report.split}, 95 % intervals)",
         *_table(["", *names], rows),
         *(f"- {column.name}: {column.about}" for column in report.columns),
         "",
-        "## Differences over the same rows, percentages in points",
+        f"## Differences over the same rows, {units}",
         *_table(["", *metrics], gaps),
         *recovered,
+        *_seeds(report),
+        *_inherited(report),
     ]
 
 
-def _exports(exports: Sequence[ExportRow]) -> list[str]:
-    rows = []
-    for one in exports:
+def _seeds(report: Report) -> list[str]:
+    if len(report.seeds) == 1:
+        return []
+    several = [column for column in report.columns if len(column.seeds) > 1]
+    rows = [
+        [column.name, *(_value(report.metric, seed.metrics.get(report.metric)) for seed in column.seeds)]
+        for column in several
+    ]
+    return [f"## {report.metric} by seed", *_table(["", *map(str, report.seeds)], rows)]
+
+
+def _inherited(report: Report) -> list[str]:
+    found = report.inherited
+    if found is None or found.share is None:
+        return []
+    control = "" if found.control is None else f", where of the control's errors {found.control:.1%} are"
+    return [
+        f"Of the {found.errors:.4g} rows that the student has wrong, its teacher has {found.inherited:.4g} "
+        f"wrong in the same way ({found.share:.1%}{control}).",
+        "",
+    ]
+
+
+def _gates(report: Report) -> list[str]:
+    if not report.gates:
+        return []
+    rows = [
+        [
+            "passed" if gate.passed else "**not passed**",
+            ", ".join(f"{name} {value}" for name, value in gate.gate.items()),
+            gate.detail,
+        ]
+        for gate in report.gates
+    ]
+    return ["## Gates", *_table(["", "gate", "what was found"], rows)]
+
+
+def _slices(report: Report) -> list[str]:
+    return [
+        line
+        for column in dict.fromkeys(one.column for one in report.slices)
+        for line in _slice([one for one in report.slices if one.column == column], report.metric)
+    ]
+
+
+def _slice(slices: Sequence[Slice], metric: str) -> list[str]:
+    """One column's values; without labels by the first metric that there is."""
+    shown = (
+        metric if metric in slices[0].metrics["student"] else next(iter(slices[0].metrics["student"]), metric)
+    )
+    columns, others = list(slices[0].metrics), list(slices[0].differences)
+    rows = [
+        [
+            one.value.replace("|", "\\|"),
+            str(one.n),
+            *(_interval(shown, one.metrics[name].get(shown)) for name in columns),
+            *(_interval(shown, one.differences[name].get(shown), signed=True) for name in others),
+            "" if one.inherited is None or one.inherited.share is None else f"{one.inherited.share:.1%}",
+        ]
+        for one in slices
+    ]
+    header = ["", "rows", *columns, *(f"student - {name}" for name in others), "errors of the teacher's"]
+    return [f"## {shown} by {slices[0].column}", *_table(header, rows)]
+
+
+def _exports(report: Report) -> list[str]:
+    rows, classes = [], report.metric in SHARES
+    for one in report.exports:
         size = f"{one.size / 1024:,.0f} KiB"
         parity = f"{one.difference:.1e}" + (
             "" if one.tolerance is None else f" (at most {one.tolerance:.0e})"
@@ -71,15 +142,20 @@ def _exports(exports: Sequence[ExportRow]) -> list[str]:
                 size,
                 one.runtime,
                 parity,
-                f"{one.agreement:.1%}",
-                "" if one.accuracy is None else f"{one.accuracy:.1%}",
+                f"{one.likeness:.1%}" if classes else f"{one.likeness:.4g}",
+                _value(report.metric, one.value),
                 *speeds,
             ]
         )
-    batches = [f"batch {speed.batch}: p50 / p95" for speed in exports[0].latency]
+    batches = [f"batch {speed.batch}: p50 / p95" for speed in report.exports[0].latency]
+    alike = "same answer" if classes else "rmse to the student"
+    cost = report.cost
     return [
         "## Files",
-        *_table(["", "size", "runtime", "largest difference", "same answer", "accuracy", *batches], rows),
+        *_table(["", "size", "runtime", "largest difference", alike, report.metric, *batches], rows),
+        f"The student takes {cost.flops:,} FLOPs and {cost.peak_bytes / 1024:,.0f} KiB of memory, of which "
+        f"{cost.weight_bytes / 1024:,.0f} KiB are weights ({cost.how}).",
+        "",
     ]
 
 
@@ -129,7 +205,7 @@ def _provenance(report: Report) -> list[str]:
         if "sha256" in pin
     ]
     return [
-        f"- job {report.job}, seed {told['seeds'][0]}",
+        f"- job {report.job}, seeds {', '.join(map(str, told['seeds']))}",
         f"- {told['device']}",
         f"- {versions}",
         *teachers,
@@ -140,6 +216,10 @@ def _provenance(report: Report) -> list[str]:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     lines = [header, ["---"] * len(header), *rows]
     return ["", *("| " + " | ".join(cells) + " |" for cells in lines), ""]
+
+
+def _value(metric: str, value: float | None) -> str:
+    return "" if value is None else f"{value:.1%}" if metric in SHARES else f"{value:.4f}"
 
 
 def _interval(metric: str, one: Interval | None, *, signed: bool = False) -> str:

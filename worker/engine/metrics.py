@@ -1,110 +1,86 @@
-"""How good logits are, against labels and against a teacher: values by scikit-learn, resampling by scipy.
+"""Columns against labels and against a teacher: values, intervals, and what two columns differ by.
 
-One bootstrap draws row numbers for all columns at once, so every difference between two columns is a paired
-one.
-A metric is a function of sums over rows, and the sums over all resamples are one matrix product.
+One bootstrap draws row numbers, and seeds, for all columns at once, so every difference between two columns
+is a paired one.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse, stats
-from scipy.special import log_softmax
-from sklearn.metrics import accuracy_score, log_loss, precision_recall_fscore_support
 
-from app.catalog.base import Frozen
+from app.catalog.base import Frozen, Task
+from worker.engine.classes import ClassScore, OfClasses
+from worker.engine.intervals import Column, Interval, interval, resampled
+from worker.engine.values import OfNumbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
 
-BINS = 15  # of confidence, for the expected calibration error (Guo et al., 2017)
-RESAMPLED_CELLS = 4_000_000  # rows times resamples that are counted at once
+Judge = OfClasses | OfNumbers
 
 
-class Interval(Frozen):
-    """A value and the 95 % percentile interval of its bootstrap; None: there is only one row to draw from."""
+class Inherited(Frozen):
+    """Rows that the student has wrong as its teacher has them wrong. Of several seeds the means.
 
-    value: float
-    low: float | None
-    high: float | None
+    errors: rows that the student has wrong. control: the same share of the control's errors, which is what
+    comes without the teacher. None: there are no errors to have a share of, or no control.
+    """
 
-    @property
-    def excludes_zero(self) -> bool:
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
-
-class ClassScore(Frozen):
-    """One class in one column. n: rows that have this label."""
-
-    label: str
-    n: int
-    precision: float
-    recall: float
-    f1: Interval
+    errors: float
+    inherited: float
+    share: float | None
+    control: float | None
 
 
 @dataclass(frozen=True)
 class Scored:
-    """One column: its metrics by name, the same over each resample, and its classes, worst F1 first."""
+    """One column: its metrics by name, the same over each resample, its classes, and each seed's values."""
 
     metrics: dict[str, Interval]
     drawn: "dict[str, Array]"
     classes: list[ClassScore]
+    runs: list[dict[str, float]]
 
 
-def truth_metrics(logits: "Array", labels: "Array") -> dict[str, float]:
-    """Logits (n, C) against labels (n,). Macro values are means over the classes that occur in `labels`."""
-    present, predicted = np.unique(labels), logits.argmax(-1)
-    precision, recall, f1, _ = precision_recall_fscore_support(
-        labels, predicted, labels=present, average="macro", zero_division=0
-    )
-    probabilities = np.exp(log_softmax(logits.astype(np.float64), axis=-1))
-    return {
-        "accuracy": float(accuracy_score(labels, predicted)),
-        "macro_precision": float(precision),
-        "macro_recall": float(recall),
-        "macro_f1": float(f1),
-        "log_loss": float(log_loss(labels, probabilities, labels=np.arange(logits.shape[-1]))),
-        "ece": float(np.abs(_overconfidence(logits, labels).sum(0)).sum() / len(labels)),
-    }
-
-
-def imitation_metrics(logits: "Array", teacher: "Array") -> dict[str, float]:
-    """How often the first choices agree, and the mean KL(teacher ; student) in nats."""
-    agreement = (logits.argmax(-1) == teacher.argmax(-1)).mean()
-    return {"agreement": float(agreement), "kl": float(_kl(logits, teacher).mean())}
+def judge_of(task: Task, preprocessing: Frozen) -> Judge:
+    """preprocessing: the student's."""
+    if task.answer == "class":
+        return OfClasses()
+    return OfNumbers(partial(task.in_units, preprocessing=preprocessing))
 
 
 def score(
-    columns: "Mapping[str, Array]",
+    columns: "Mapping[str, Sequence[Array]]",
     labels: "Array | None",
     names: Sequence[str],
     *,
-    teacher: str,
+    judge: Judge,
+    teacher: str | None,
     resamples: int,
     seed: int,
 ) -> dict[str, Scored]:
-    """Every column's metrics over the same rows. teacher: the column that agreement and KL look at.
+    """Every column's metrics over the same rows; its value is the mean over its runs, one a seed.
 
-    labels: (n,), or None where no row has one: then agreement and KL are all that is given. names: of the
-    classes.
+    columns: each run's logits (n, C). teacher: the column that likeness looks at; None: there is none.
+    labels: (n,), or None where no row has one: then likeness is all that is given. names: of the classes.
     """
+    heard = None if teacher is None else columns[teacher][0]
+    others = {name: None if name == teacher else heard for name in columns}
     sums = {
-        name: _Sums(z, labels, None if name == teacher else columns[teacher]) for name, z in columns.items()
+        name: Column([judge.sums(logits, labels, others[name]) for logits in runs])
+        for name, runs in columns.items()
     }
-    drawn = _resampled(sums, resamples, seed)
-    scored = {}
-    for name, logits in columns.items():
-        values = {} if labels is None else truth_metrics(logits, labels)
-        values |= {} if name == teacher else imitation_metrics(logits, columns[teacher])
-        metrics = {metric: interval(value, drawn[name][metric]) for metric, value in values.items()}
-        classes = [] if labels is None else _classes(logits, labels, names, drawn[name]["f1"])
-        scored[name] = Scored(metrics, drawn[name], classes)
-    return scored
+    nothing = labels is None and heard is None
+    drawn = {name: {} for name in columns} if nothing else resampled(sums, resamples, seed)
+    return {
+        name: _scored(judge, runs, labels, names, heard=others[name], drawn=drawn[name])
+        for name, runs in columns.items()
+    }
 
 
 def difference(a: Scored, b: Scored) -> dict[str, Interval]:
@@ -115,8 +91,8 @@ def difference(a: Scored, b: Scored) -> dict[str, Interval]:
 
 def gap_recovered(student: Scored, control: Scored, teacher: Scored, metric: str) -> Interval | None:
     """(student - control) / (teacher - control); None where the divisor's interval does not exclude 0."""
-    gap = difference(teacher, control)[metric]
-    if not gap.excludes_zero:
+    gap = difference(teacher, control).get(metric)
+    if gap is None or not gap.excludes_zero:
         return None
     divisors = teacher.drawn[metric] - control.drawn[metric]
     usable = divisors != 0
@@ -124,113 +100,47 @@ def gap_recovered(student: Scored, control: Scored, teacher: Scored, metric: str
     return interval(difference(student, control)[metric].value / gap.value, won)
 
 
-def interval(value: float, drawn: "Array") -> Interval:
-    if not len(drawn):
-        return Interval(value=value, low=None, high=None)
-    low, high = np.quantile(drawn, (0.025, 0.975))
-    return Interval(value=value, low=float(low), high=float(high))
+def inherited(
+    judge: Judge,
+    teacher: "Array",
+    labels: "Array",
+    students: "Sequence[Array]",
+    controls: "Sequence[Array]",
+) -> Inherited | None:
+    """None where answers are numbers, which are never quite right. students, controls: logits, one a seed."""
+    if not isinstance(judge, OfClasses):
+        return None
+    astray = judge.wrong(teacher, labels)
 
+    def counts(runs: "Sequence[Array]") -> tuple[float, float]:
+        found = [(judge.wrong(z, labels), judge.alike(z, teacher)) for z in runs]
+        alike = [float((wrong & astray & same).sum()) for wrong, same in found]
+        return float(np.mean([wrong.sum() for wrong, _ in found])), float(np.mean(alike))
 
-def _classes(logits: "Array", labels: "Array", names: Sequence[str], drawn: "Array") -> list[ClassScore]:
-    precision, recall, f1, n = precision_recall_fscore_support(
-        labels, logits.argmax(-1), labels=np.arange(len(names)), zero_division=0
+    errors, same = counts(students)
+    base, of_base = counts(controls) if controls else (0.0, 0.0)
+    return Inherited(
+        errors=errors,
+        inherited=same,
+        share=same / errors if errors else None,
+        control=of_base / base if base else None,
     )
-    rows = zip(names, n, precision, recall, f1, drawn, strict=True)
-    scores = [
-        ClassScore(label=name, n=int(k), precision=float(p), recall=float(r), f1=interval(float(f), d))
-        for name, k, p, r, f, d in rows
-        if k
+
+
+def _scored(
+    judge: Judge,
+    runs: "Sequence[Array]",
+    labels: "Array | None",
+    names: Sequence[str],
+    *,
+    heard: "Array | None",
+    drawn: "dict[str, Array]",
+) -> Scored:
+    values = [
+        ({} if labels is None else judge.truth(logits, labels))
+        | ({} if heard is None else judge.likeness(logits, heard))
+        for logits in runs
     ]
-    return sorted(scores, key=lambda one: one.f1.value)
-
-
-class _Sums:
-    """One column's rows as matrices; their products with the counts of rows (n, R) give its metrics (R,)."""
-
-    def __init__(self, logits: "Array", labels: "Array | None", teacher: "Array | None") -> None:
-        self.n, self._classes = logits.shape
-        predicted, rows = logits.argmax(-1), {}
-        self._labeled = labels is not None
-        if labels is not None:
-            rows["accuracy"] = predicted == labels
-            rows["log_loss"] = -log_softmax(logits, axis=-1)[np.arange(self.n), labels]
-            self._bins = _overconfidence(logits, labels)
-            self._truth, self._predicted = self._choices(labels), self._choices(predicted)
-            self._hits = self._truth * self._predicted
-        if teacher is not None:
-            rows["agreement"] = predicted == teacher.argmax(-1)
-            rows["kl"] = _kl(logits, teacher)
-        self._means = {name: row.astype(np.float32) for name, row in rows.items()}
-
-    def __call__(self, counts: "Array") -> "dict[str, Array]":
-        metrics = {name: row @ counts / self.n for name, row in self._means.items()}
-        if not self._labeled:
-            return metrics
-        truth, predicted, hits = (one.T @ counts for one in (self._truth, self._predicted, self._hits))
-        present = np.maximum((truth > 0).sum(0), 1)
-        precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(truth, 1)
-        f1 = 2 * hits / np.maximum(truth + predicted, 1)
-        macro = {"macro_precision": precision, "macro_recall": recall, "macro_f1": f1}
-        metrics |= {name: (one * (truth > 0)).sum(0) / present for name, one in macro.items()}
-        return metrics | {"ece": np.abs(self._bins.T @ counts).sum(0) / self.n, "f1": f1}
-
-    def _choices(self, chosen: "Array") -> Any:
-        ones = np.ones(self.n, np.float32)
-        return sparse.csr_array((ones, (np.arange(self.n), chosen)), shape=(self.n, self._classes))
-
-
-def _resampled(sums: Mapping[str, _Sums], resamples: int, seed: int) -> "dict[str, dict[str, Array]]":
-    """Each column's metrics over each resample, (R,), and `f1`, (C, R); R is 0 where there is only one
-    row."""
-    n = next(iter(sums.values())).n
-    layout: list[tuple[str, str, int]] = []
-
-    def statistic(drawn: "Array", axis: int = -1) -> "Array":  # noqa: ARG001  (scipy gives it)
-        draws = len(drawn)
-        cells = (drawn * draws + np.arange(draws)[:, None]).ravel()
-        counts = np.bincount(cells, minlength=n * draws).reshape(n, draws).astype(np.float32)
-        found = [
-            (name, metric, np.atleast_2d(values))
-            for name, of in sums.items()
-            for metric, values in of(counts).items()
-        ]
-        layout[:] = [(name, metric, len(values)) for name, metric, values in found]
-        return np.concatenate([values for *_, values in found])
-
-    if n == 1:
-        statistic(np.zeros((1, 1), np.int64))
-        distribution = np.empty((sum(size for *_, size in layout), 0))
-    else:
-        batch = max(1, RESAMPLED_CELLS // n)
-        distribution = stats.bootstrap(
-            (np.arange(n),),
-            statistic,
-            n_resamples=resamples,
-            batch=batch,
-            vectorized=True,
-            method="percentile",
-            rng=seed,
-        ).bootstrap_distribution
-    drawn: dict[str, dict[str, Array]] = {name: {} for name in sums}
-    start = 0
-    for name, metric, size in layout:
-        part = distribution[start : start + size]
-        drawn[name][metric] = part if metric == "f1" else part[0]
-        start += size
-    return drawn
-
-
-def _overconfidence(logits: "Array", labels: "Array") -> Any:
-    """(n, BINS), sparse: each row's confidence minus whether it was right, in the bin of its confidence."""
-    probabilities = np.exp(log_softmax(logits.astype(np.float64), axis=-1))
-    confidence, rows = probabilities.max(-1), np.arange(len(logits))
-    bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    return sparse.csr_array(
-        (confidence - (logits.argmax(-1) == labels), (rows, bins)), shape=(len(logits), BINS)
-    )
-
-
-def _kl(logits: "Array", teacher: "Array") -> "Array":
-    log_q, log_p = (log_softmax(z.astype(np.float64), axis=-1) for z in (logits, teacher))
-    rows: Array = (np.exp(log_p) * (log_p - log_q)).sum(-1)
-    return rows
+    metrics = {m: interval(float(np.mean([one[m] for one in values])), drawn[m]) for m in values[0]}
+    classes = [] if labels is None else judge.classes(runs, labels, names, drawn)
+    return Scored(metrics, drawn, classes, values)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from app.catalog.base import UNLABELED, Architecture
+from app.catalog.base import Architecture
 from app.catalog.spec import LOSSES
 from app.errors import Fault, ShapeMismatch, TeacherLoadFailed
-from worker.data import Split, open_rows
+from worker.data import Split, have_labels, open_rows
 from worker.engine import answers, teachers
 from worker.engine.course import stages, validator
 from worker.engine.device import Rows
@@ -22,6 +22,7 @@ from worker.engine.export import write_all
 from worker.engine.fetch import Material
 from worker.engine.inputs import Inputs
 from worker.engine.learner import Learner, Metrics
+from worker.engine.metrics import judge_of
 from worker.engine.teaching import Teaching
 from worker.engine.validate import Order
 
@@ -80,7 +81,9 @@ def _heard(
     path = material.answers[teacher.version_id, pin.sha256]
     if place in material.live or not path.exists():
         answer = teachers.load(teacher, order.folder / teacher.version_id, order.device)
-        live |= {place: teachers.InOrder(answer, teacher.order)} if place in material.live else {}
+        live |= (
+            {place: teachers.Translated(answer, order.translation(teacher))} if place in material.live else {}
+        )
         path = order.folder / f"preflight-{teacher.version_id}.npy"
         preprocessing = order.task.parse_preprocessing(teacher.preprocessing)
         encoded = material.tables.sample(pin, order.task, preprocessing, rows)
@@ -96,7 +99,7 @@ def _heard(
                 "makes. "
                 "Import it again with the preprocessing that it was trained with."
             ) from error
-    return teachers.in_order(torch.from_numpy(open_rows(path)[:rows]), teacher.order).numpy()
+    return order.translation(teacher)(torch.from_numpy(open_rows(path)[:rows])).numpy()
 
 
 def _check_student(
@@ -137,7 +140,7 @@ def _lesson(
     """The job's own in small: one batch, one epoch a stage."""
     spec, task, device, rows = order.resolved.spec, order.task, order.device, np.arange(len(encoded))
     labels = material.training.labels[: len(encoded)]
-    labeled = np.flatnonzero(labels != UNLABELED)
+    labeled = np.flatnonzero(have_labels(labels))
     split = Split("preflight", (), labeled if len(labeled) else rows, labels)
     inputs, shown = Rows(encoded, device), {}
     for place in live:
@@ -156,8 +159,8 @@ def _lesson(
         stages=[replace(stage, epochs=1) for stage in made],
         inputs=Inputs(inputs, Rows(labels, device), order.normalize, token_mask=order.token_mask, live=shown),
         teaching=teaching,
-        validate=validator(inputs, split, target, order.normalize),
-        metric="agreement" if target is not None else task.metric,
+        validate=validator(inputs, split, target, order),
+        metric=judge_of(task, order.preprocessing).imitation if target is not None else task.metric,
     )
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from app.catalog.spec import PinnedData
 from app.services import models
@@ -36,12 +37,37 @@ def register(
     files = [_stored(order, folder / name, name) for name in names]
     checkpoint = _checkpoint(order, folder, exported, files)
     report = build(order, material, taught, findings, exported, files)
+    _tell(order, report)
     artifacts = [
         _artifact(order, "report.json", "application/json", report.model_dump_json(indent=2)),
         _artifact(order, "report.md", "text/markdown", markdown(report)),
+        _artifact(order, "rows.json", "application/json", _rows(findings)),
     ]
     manifest = order.parts.blobs.put([models.manifest(checkpoint)]).sha256
     return Result(checkpoint, manifest, artifacts, _outcome(report, taught), _usage(taught))
+
+
+def _tell(order: Order, report: Report) -> None:
+    """An event for each gate, and a warning when the alias stays where it is."""
+    for gate in report.gates:
+        passed = "passed" if gate.passed else "not passed"
+        level: Literal["info", "warning"] = "info" if gate.passed else "warning"
+        order.journal.note(
+            f"gate {passed}: {gate.detail}", "gate.result", level, **gate.model_dump(mode="json")
+        )
+    alias = order.resolved.spec.output.alias
+    if alias is not None and not all(gate.passed for gate in report.gates):
+        order.journal.warn(
+            "alias_not_moved",
+            f"The alias {alias} stays where it is, as a gate was not passed. Look at the report, and move "
+            "it by hand where the student is good enough.",
+            alias=alias,
+        )
+
+
+def _rows(findings: Findings) -> str:
+    told = {"object": "rows", "likened": findings.likened, "data": findings.parted}
+    return json.dumps(told, indent=2, allow_nan=False)
 
 
 def _checkpoint(order: Order, folder: Path, exported: list[Exported], files: list[Json]) -> Checkpoint:
@@ -102,7 +128,7 @@ def _lineage(order: Order) -> Json:
 def _outcome(report: Report, taught: Taught) -> Json:
     student = next(column for column in report.columns if column.name == "student")
     return {
-        "gates": [],
+        "gates": [gate.model_dump(mode="json") for gate in report.gates],
         "verdict": report.verdict,
         "stopped_by": taught.student.stopped_by,
         "best_step": taught.student.best_step,
@@ -112,7 +138,7 @@ def _outcome(report: Report, taught: Taught) -> Json:
 
 
 def _usage(taught: Taught) -> Json:
-    runs = [run for run in (taught.student, taught.control) if run is not None]
+    runs = [run for several in (*taught.students.values(), taught.controls) for run in several]
     return {
         "training_s": round(sum(run.seconds for run in runs), 3),
         "steps": sum(run.steps for run in runs),

@@ -12,6 +12,7 @@ from app.services import signals as stored
 from worker.data import Split, open_rows
 from worker.engine import answers, teachers
 from worker.engine.fetch import Material
+from worker.engine.metrics import judge_of
 from worker.engine.validate import Order
 
 if TYPE_CHECKING:
@@ -75,11 +76,15 @@ def _ask(
 def _aligned(order: Order, material: Material, split: Split) -> "NDArray[np.float32]":
     given = order.resolved.teachers
     parts = [[open_rows(material.answers[t.version_id, pin.sha256]) for pin in split.pins] for t in given]
-    return answers.aligned(given, parts, order.folder / f"answers-{split.name}.npy")
+    path, classes = order.folder / f"answers-{split.name}.npy", len(order.resolved.labels)
+    return answers.aligned([order.translation(one) for one in given], parts, path, classes=classes)
 
 
 def _check_labels(order: Order, training: Split, known: "NDArray[np.float32]") -> None:
     """The silent killer is a teacher whose classes stand in another order than its labels say."""
+    if order.task.answer == "number":
+        _check_numbers(order, training, known)
+        return
     rows, chance = training.labeled, 1 / len(order.resolved.labels)
     for k, teacher in enumerate(order.resolved.teachers if len(rows) else []):
         accuracy = float((known[rows, k].argmax(-1) == training.labels[rows]).mean())
@@ -92,4 +97,21 @@ def _check_labels(order: Order, training: Split, known: "NDArray[np.float32]") -
                 "import it again with `labels` put right.",
                 teacher=teacher.reference,
                 accuracy=accuracy,
+            )
+
+
+def _check_numbers(order: Order, training: Split, known: "NDArray[np.float32]") -> None:
+    """A teacher of another quantity, or in another unit, is worse than answering the mean."""
+    rows, judge = training.labeled, judge_of(order.task, order.preprocessing)
+    for k, teacher in enumerate(order.resolved.teachers if len(rows) > 1 else []):
+        explained = judge.truth(known[rows, k], training.labels[rows])["r2"]
+        if explained < 0:
+            order.journal.warn(
+                "teacher_labels_disagree",
+                f"{teacher.reference} is further from the labels of the {len(rows)} labeled training rows "
+                f"than their mean is (r2 {explained:.2f}). It probably answers another quantity, or in "
+                "another unit: name the right label column, or import it again with its `target` in "
+                "`preprocessing`.",
+                teacher=teacher.reference,
+                r2=explained,
             )

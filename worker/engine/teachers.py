@@ -1,6 +1,7 @@
 """Teachers opened from their stored files: in eval mode, without gradients, in their own precision."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from app.catalog.spec import PinnedModel
     from worker.engine.device import Device
 
+Translation = Callable[[Tensor], Tensor]  # raw logits (B, the teacher's) -> those of the job (B, C)
 Order = list[list[int]]  # for each of the job's labels, its positions in a teacher's logits
 SMALLEST_PROBABILITY = 1e-6  # of a black box that gives probabilities; its logits are their logarithms
 UNFIT = (  # what opening a folder raises whose files are well formed, but do not belong together
@@ -60,17 +62,17 @@ class WhiteBox(Tapped):
         return replace(outputs, logits=outputs.logits.float())
 
 
-class InOrder:
-    """A teacher whose logits come in the job's order of labels."""
+class Translated:
+    """A teacher whose logits come as the job has them."""
 
-    def __init__(self, teacher: Live, order: Order) -> None:
-        self._teacher, self._order = teacher, order
+    def __init__(self, teacher: Live, translate: Translation) -> None:
+        self._teacher, self._translate = teacher, translate
         self.module, self.tap = teacher.module, teacher.tap
 
     def __call__(self, inputs: Tensor) -> Outputs:
         outputs = self._teacher(inputs)
         assert outputs.logits is not None
-        return replace(outputs, logits=in_order(outputs.logits, self._order))
+        return replace(outputs, logits=self._translate(outputs.logits))
 
 
 def in_order(logits: Tensor, order: Order) -> Tensor:

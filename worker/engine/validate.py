@@ -8,12 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from app.catalog.base import Architecture, Frozen, Task
-from app.catalog.spec import Resolved
+from app.catalog.spec import PinnedModel, Resolved
 from app.db.tables import Job
 from app.errors import TeacherLoadFailed
 from app.ports.parts import Parts
 from worker.engine.device import Device, choose, seed_everything
 from worker.engine.ensemble import Ensemble
+from worker.engine.teachers import Translation, in_order
 from worker.journal import Journal
 
 
@@ -50,6 +51,18 @@ class Order:
     def token_mask(self, normalized: Tensor) -> Tensor | None:
         mask: Tensor | None = self.task.token_mask(normalized, self.preprocessing)
         return mask
+
+    def translation(self, teacher: PinnedModel) -> Translation:
+        """What makes of a teacher's logits those of the job: its labels in order, its numbers in the
+        student's unit."""
+        own, task = self.task.parse_preprocessing(teacher.preprocessing), self.task
+
+        def translate(logits: Tensor) -> Tensor:
+            told: Tensor = task.in_units(in_order(logits, teacher.order), own)
+            wanted: Tensor = task.standardized(told, self.preprocessing)
+            return wanted
+
+        return translate
 
     def normalize(self, encoded: Any) -> Any:
         return self.task.normalize(encoded, self.preprocessing)
