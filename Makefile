@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check bench worker migrate constraints
+.PHONY: help setup run demo test check docs bench worker migrate constraints
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -35,6 +35,9 @@ check: setup ## lint, format, types and the floors of the house
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+docs: setup ## docs/losses.md, from the catalog and the runs of reference implementations
+	@$(BIN)/python -m tests.catalog.losses_table
 
 bench: setup ## the figures of the README, one script a claim
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit; done
