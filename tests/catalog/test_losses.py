@@ -139,6 +139,33 @@ def test_the_square_of_the_temperature_multiplies_every_divergence_but_tvd() -> 
         assert both(kind, temperature=3.0) == pytest.approx(factor * softened, rel=1e-12)
 
 
+def lumped(logits: Tensor, order: Tensor, temperature: float) -> Tensor:
+    """The first four classes in this order, and all others as one that has their softened probability."""
+    ordered = logits.gather(-1, order) / temperature
+    return temperature * torch.cat([ordered[:, :4], ordered[:, 4:].logsumexp(-1, keepdim=True)], -1)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [form(kind, temperature=2.0) for kind in LOSSES if form(kind).lumps],
+    ids=lambda loss: loss.kind,
+)
+def test_what_lumps_loses_by_it_only_what_the_lumped_classes_differ_in(loss: Loss) -> None:
+    order = TEACHER.argsort(-1, descending=True)
+    whole = loss(Outputs(STUDENT), Outputs(TEACHER), Batch()).item()
+    student, teacher = (lumped(one, order, 2.0) for one in (STUDENT, TEACHER))
+    assert 0 < loss(Outputs(student), Outputs(teacher), Batch()).item() < whole
+    alike = STUDENT.scatter(-1, order[:, 4:], TEACHER.gather(-1, order[:, 4:]) - 1)
+    expected = loss(Outputs(alike), Outputs(TEACHER), Batch()).item()
+    found = loss(Outputs(lumped(alike, order, 2.0)), Outputs(teacher), Batch()).item()
+    assert found == pytest.approx(expected, rel=1e-9)
+
+
+def test_standardized_logits_cannot_be_lumped() -> None:
+    assert form("kd").lumps
+    assert not form("kd", standardize=True).lumps
+
+
 def test_akl_weighs_the_forward_kl_by_the_head_s_share_of_the_gap() -> None:
     p, q = torch.tensor([[[0.4, 0.3, 0.2, 0.1]], [[0.1, 0.5, 0.25, 0.15]]], dtype=torch.float64)
     kl, reverse = (p * (p / q).log()).sum().item(), (q * (q / p).log()).sum().item()

@@ -18,7 +18,6 @@ class KD(Loss):
     and weight 9.
     """
 
-    lumps: ClassVar[bool] = True
     paper: ClassVar[str] = "Hinton, Vinyals and Dean, 2015, Distilling the Knowledge in a Neural Network"
     definition: ClassVar[str] = (
         "T^2 * mean_b KL(p ; q); with `standardize` of logits (z - mean z) / (std z + 1e-7), unbiased std"
@@ -29,6 +28,11 @@ class KD(Loss):
         4.0, description="softens both sides; the value is multiplied by its square"
     )
     standardize: bool = Field(False, description="standardize each row of logits before the temperature")
+
+    @property
+    def lumps(self) -> bool:  # type: ignore[override]
+        """A lumped class would count once in a row's mean and deviation."""
+        return not self.standardize
 
     def formula(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
         assert student.logits is not None
