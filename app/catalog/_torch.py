@@ -48,14 +48,15 @@ class Projected(nn.Module):
         return self.form.compare(projected, [other for _, other in met], tokens)
 
 
-def uniform(count: int, seed: int, step: Tensor) -> Tensor:
-    """`count` numbers of [0, 1), float64, as a pure function of (seed, step), on the device of `step`.
+def uniform(seed: int, *words: Tensor) -> Tensor:
+    """Numbers of [0, 1), float64, as a pure function of the seed and whole numbers, broadcast together.
 
-    step: a scalar of whole numbers. Nothing waits for the device, and a resumed run draws the same.
+    Nothing waits for the device, nothing moves a random stream, and a resumed run draws the same.
     """
-    place = torch.arange(count, dtype=torch.int64, device=step.device)
-    mixed = _mix(_mix(_mix(place) ^ (seed & _WORD)) ^ (step & _WORD))
-    return mixed.double() / (_WORD + 1)
+    mixed = _mix(words[0] & _WORD) ^ (seed & _WORD)
+    for word in words[1:]:
+        mixed = _mix(mixed) ^ _mix(~word & _WORD)
+    return _mix(_mix(mixed) + 1 & _WORD).double() / (_WORD + 1)
 
 
 _WORD = 0xFFFFFFFF

@@ -49,7 +49,10 @@ OnePair = Annotated[Word | Annotated[Pair, Tag("list")], Discriminator(_form_of)
 
 
 class LayerLoss(Loss):
-    """A loss of lists of tensors, one a pair of layers. A plug-in writes `compare`."""
+    """A loss of lists of tensors, one a pair of layers. A plug-in writes `compare`.
+
+    One with parts of its own is built into a module; the form itself compares what it is given without them.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"features"})
 
@@ -196,6 +199,14 @@ def counted(
     tokens = None if mask.ndim == 1 else mask[rows]
     left = [[blanked(one[rows], tokens) for one in side] for side in both]
     return left[0], left[1], tokens
+
+
+def counted_indices(batch: Batch) -> "Tensor | None":
+    """The row numbers of the rows that `counted` leaves."""
+    if batch.indices is None or batch.mask is None:
+        return batch.indices
+    mask = batch.mask.bool()
+    return batch.indices[mask if mask.ndim == 1 else mask.any(1)]
 
 
 def blanked(tensor: "Tensor", tokens: "Tensor | None") -> "Tensor":

@@ -30,6 +30,11 @@ class Correlation(RepresentationLoss):
 
         return Embedded(self, self.widths(context), context.seed)
 
+    def compare(
+        self, student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None" = None
+    ) -> "Tensor":
+        return value(student, teacher, mask)
+
 
 def value(student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None" = None) -> "Tensor":
     """Of lists of embedded rows (B, D)."""

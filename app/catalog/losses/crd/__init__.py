@@ -43,6 +43,11 @@ class CRD(RepresentationLoss):
 
         return Contrast(self, self.widths(context), rows=context.rows, seed=context.seed)
 
+    def compare(
+        self, student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None" = None
+    ) -> "Tensor":
+        return value(student, teacher, mask, temperature=self.temperature)
+
 
 def value(
     student: "list[Tensor]",

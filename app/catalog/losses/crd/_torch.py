@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from app.catalog._torch import seeded, uniform
 from app.catalog.base import Batch, Outputs
-from app.catalog.features import counted, unit, vectors
+from app.catalog.features import counted, counted_indices, unit, vectors
 from app.catalog.losses.crd import CRD, log_normalizer, noise_contrast
 
 
@@ -40,7 +40,8 @@ class Contrast(nn.Module):
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         (mine,), (theirs,), tokens = counted(*self.form.sides(student, teacher), batch.mask)
         embedded = unit(self.student(vectors(mine, tokens))), unit(self.teacher(vectors(theirs, tokens)))
-        own = _indices(batch)
+        own = counted_indices(batch)
+        assert own is not None, "memory banks are kept by row number"
         chosen = self._chosen(own)
         banks = self.teacher_bank, self.student_bank
         sides = [self._scores(one, bank, chosen) for one, bank in zip(embedded, banks, strict=True)]
@@ -53,7 +54,8 @@ class Contrast(nn.Module):
 
     def _chosen(self, own: Tensor) -> Tensor:
         """(B, 1 + K): each row itself, then rows other than it, each as likely as any."""
-        drawn = uniform(len(own) * self.negatives, self.seed, self.step).view(len(own), -1)
+        places = torch.arange(self.negatives, device=own.device)
+        drawn = uniform(self.seed, self.step, own[:, None], places)
         others = (own[:, None] + 1 + (drawn * (self.rows - 1)).long()) % self.rows
         return torch.cat([own[:, None], others], 1)
 
@@ -74,11 +76,3 @@ class Contrast(nn.Module):
         for bank, new in zip((self.student_bank, self.teacher_bank), embedded, strict=True):
             kept = self.form.momentum
             bank.index_copy_(0, own, unit(kept * bank[own] + (1 - kept) * new))
-
-
-def _indices(batch: Batch) -> Tensor:
-    """(B,): the row numbers of the rows that count."""
-    assert batch.indices is not None, "memory banks are kept by row number"
-    if batch.mask is None:
-        return batch.indices
-    return batch.indices[batch.mask.bool() if batch.mask.ndim == 1 else batch.mask.bool().any(1)]

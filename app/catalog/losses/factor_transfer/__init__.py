@@ -43,6 +43,11 @@ class FactorTransfer(FeatureLoss):
         widths = [(width(mine), width(theirs)) for mine, theirs in self.shapes(context)]
         return Factors(self, widths, context.seed)
 
+    def compare(
+        self, student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None" = None
+    ) -> "Tensor":
+        return value(student, teacher, mask)
+
 
 def value(student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None" = None) -> "Tensor":
     """Of lists of factors of equal widths, one a pair."""

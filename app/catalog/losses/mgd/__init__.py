@@ -35,6 +35,11 @@ class MGD(FeatureLoss):
         widths = [(width(mine), width(theirs)) for mine, theirs in self.shapes(context)]
         return Generating(self, widths, context.seed)
 
+    def compare(
+        self, student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None" = None
+    ) -> "Tensor":
+        return value(student, teacher, mask, alpha=self.alpha)
+
 
 def value(
     student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None" = None, *, alpha: float = 2e-5

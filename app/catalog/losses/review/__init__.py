@@ -32,6 +32,11 @@ class Review(FeatureLoss):
         widths = [(width(mine), width(theirs)) for mine, theirs in self.shapes(context)]
         return Reviewing(self, widths, context.seed)
 
+    def compare(
+        self, student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None" = None
+    ) -> "Tensor":
+        return value(student, teacher, mask)
+
 
 def value(student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None" = None) -> "Tensor":
     """The hierarchical context loss of lists of maps of equal widths, one a level."""

@@ -33,6 +33,11 @@ class VID(FeatureLoss):
         widths = [(width(mine), width(theirs)) for mine, theirs in self.shapes(context)]
         return Variational(self, widths, context.seed)
 
+    def compare(
+        self, student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None" = None
+    ) -> "Tensor":
+        return value(student, teacher, mask, initial_variance=self.initial_variance)
+
 
 def value(
     student: "list[Tensor]",
