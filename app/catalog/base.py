@@ -436,10 +436,26 @@ class Scheme(Plugin):
 
     teaches_itself: ClassVar[bool] = False  # True: a job may have no teacher at all
 
+    def hops(self, student: Architecture) -> "list[list[tuple[str, Architecture]]]":
+        """Who is trained, together with whom, and after whom, by the names of their columns; the job's own,
+        `student`, is the last of the last hop. Every other student becomes a model version of its own."""
+        return [[("student", student)]]
+
     def students(self, student: Architecture) -> "list[tuple[str, Architecture]]":
-        """Every student that is trained, in order, by the name of its column and of its version; the job's own,
-        `student`, is the last."""
-        return [("student", student)]
+        """All of them, in order."""
+        return [one for hop in self.hops(student) for one in hop]
+
+    def map(self, change: "Callable[[str, Architecture], Architecture]") -> "Scheme":
+        """The same with each architecture of its own changed, which is told where in the scheme it stands."""
+        return self
+
+    def ensembles(self) -> dict[str, list[str]]:
+        """Columns that are the mean of the probabilities of others."""
+        return {}
+
+    def about(self, name: str) -> str:
+        """What the student of that name is, for the report."""
+        return "the distilled student"
 
 
 class Augmentation(Plugin):

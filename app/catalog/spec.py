@@ -18,7 +18,6 @@ from pydantic import (
 )
 
 from app.catalog.base import (
-    Architecture,
     Augmentation,
     Export,
     Frozen,
@@ -29,10 +28,11 @@ from app.catalog.base import (
     discover,
     one_of,
 )
+from app.catalog.families import ARCHITECTURES as ARCHITECTURES  # noqa: PLC0414  (it stands with the others)
+from app.catalog.families import AnyArchitecture
 
 LOSSES = discover("app.catalog.losses", Loss)
 TASKS = discover("app.catalog.tasks", Task)
-ARCHITECTURES = discover("app.catalog.architectures", Architecture)
 SCHEMES = discover("app.catalog.schemes", Scheme)
 EXPORTS = discover("app.catalog.exports", Export)
 AUGMENTATIONS = discover("app.catalog.augmentations", Augmentation)
@@ -40,13 +40,12 @@ AUGMENTATIONS = discover("app.catalog.augmentations", Augmentation)
 if TYPE_CHECKING:
     AnyLoss = Loss
     AnyTask = Task
-    AnyArchitecture = Architecture
     AnyScheme = Scheme
     AnyExport = Export
     AnyAugmentation = Augmentation
 else:
-    AnyLoss, AnyTask, AnyArchitecture, AnyScheme, AnyExport, AnyAugmentation = map(
-        one_of, (LOSSES, TASKS, ARCHITECTURES, SCHEMES, EXPORTS, AUGMENTATIONS)
+    AnyLoss, AnyTask, AnyScheme, AnyExport, AnyAugmentation = map(
+        one_of, (LOSSES, TASKS, SCHEMES, EXPORTS, AUGMENTATIONS)
     )
 
 NAME = r"[a-z0-9][a-z0-9._-]{0,99}"
