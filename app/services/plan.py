@@ -154,7 +154,7 @@ def _fitted(
         spec=order,
         teachers=known,
         data=tables.pinned(spec.data),
-        labels=list(first.labels),
+        labels=tables.labels if task.answer == "number" else list(first.labels),
         input=seen,
         preprocessing=preprocessing.model_dump(mode="json"),
         parameters=parameters,
@@ -181,6 +181,12 @@ def _check_ensemble(spec: JobSpec) -> None:
             f"{len(spec.teachers)} teachers need a rule that makes one target of them",
             Fault("/ensemble", "missing", "several teachers and no rule", fix),
         )
+    if spec.ensemble == "mean_probabilities" and spec.task.answer == "number":
+        detail = "numbers have no probabilities"
+        raise InvalidSpec(
+            f"The teachers cannot be put together by mean_probabilities: {detail}",
+            Fault("/ensemble", "no_probabilities", detail, "use mean_logits, the mean of their answers"),
+        )
 
 
 def _pinned(
@@ -189,8 +195,13 @@ def _pinned(
     name = _name(session, version)
     reference = f"model:{name}@{version.version}"
     pointer = f"/teachers/{place}"
-    data_plan.check_labels(tables, version.labels, pointer, reference)
-    if sorted(version.labels) != sorted(first.labels):
+    numbers = spec.task.answer == "number"
+    if numbers and spec.teachers[place].label_map is not None:
+        fault = Fault(f"{pointer}/label_map", "no_classes", "a number has no classes to map", "leave it out")
+        raise InvalidSpec(f"{reference} answers a number, which needs no label_map", fault)
+    if not numbers:
+        data_plan.check_labels(tables, version.labels, pointer, reference)
+    if not numbers and sorted(version.labels) != sorted(first.labels):
         fault = Fault(
             pointer,
             "label_mismatch",
@@ -207,7 +218,7 @@ def _pinned(
         format=version.format,
         family=version.family,
         labels=version.labels,
-        order=[[version.labels.index(label)] for label in first.labels],
+        order=[[0]] if numbers else [[version.labels.index(label)] for label in first.labels],
         gives=version.gives,
         preprocessing=bound.model_dump(mode="json"),
         details=version.details,

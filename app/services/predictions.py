@@ -69,7 +69,8 @@ def answer(
         batch = _encoded(student, rows[start : start + ROWS_AT_ONCE], start, where)
         logits = predictor.logits(student.sha256, student.task.normalize(batch, student.preprocessing))
         _check_finite(logits, start, where)
-        answers += student.task.decode(logits, student.labels, top_k=top_k)
+        told = student.task.in_units(logits, student.preprocessing)
+        answers += student.task.decode(told, student.labels, top_k=top_k)
     return answers
 
 
