@@ -54,8 +54,8 @@ def tokenizer(texts: Iterable[str], words: int) -> Tokenizer:
 
 
 def write_teacher(
-    folder: Path, rows: Sequence[tuple[str, str]], *, words: int = 8000, tokens: int = 96, width: int = 256,
-    layers: int = 3, epochs: int = 4,
+    folder: Path, rows: Sequence[tuple[str, str]], *, words: int = 4000, tokens: int = 64, width: int = 128,
+    layers: int = 2, epochs: int = 8,
 ) -> None:  # fmt: skip
     """A BERT that learned these rows, with its tokenizer, as save_pretrained writes both."""
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast

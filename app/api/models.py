@@ -37,7 +37,8 @@ Version = Annotated[
 
 _FORM = Form(
     files={
-        "file": "zip, tar or tar.gz of config.json, model.safetensors, preprocessor_config.json; or one .onnx"
+        "file": "zip, tar or tar.gz of config.json, model.safetensors and, of an image model, "
+        "preprocessor_config.json, of a text model, tokenizer.json; or one .onnx"
     },
     texts={
         "name": "the model that this becomes a version of",

@@ -27,6 +27,7 @@ ALLOWED = VOCABULARIES | {
     CONFIG, WEIGHTS, INDEX, PREPROCESSOR, PREPROCESSING,
     "tokenizer_config.json", "special_tokens_map.json", "vocab.txt", "merges.txt",
 }  # fmt: skip
+_NO_LIMIT = str(int(1e30)).encode()  # how transformers writes that a tokenizer has no longest input
 _SHARD = re.compile(r"model-\d{5}-of-\d{5}\.safetensors")
 _TEXT = re.compile(r"(README|LICENSE|NOTICE)(\.md|\.txt)?")
 _LEFT_OUT = re.compile(r"\.DS_Store|\.gitattributes|\._.*|.*\.onnx")
@@ -84,7 +85,10 @@ def _document(path: Path) -> dict[str, Any]:
             f"{path.name} has more than {MAX_JSON_BYTES:,} bytes",
             "Leave out what is not the model's.",
         )
-    document = parse_object(path.read_bytes(), path.name)
+    raw = path.read_bytes()
+    if path.name == "tokenizer_config.json":
+        raw = raw.replace(_NO_LIMIT, b"null")
+    document = parse_object(raw, path.name)
     for place, key, value in _walk(document):
         token = path.name in VOCABULARIES and type(value) is int
         if key in FORBIDDEN_KEYS and not (value is None or value is False or token):

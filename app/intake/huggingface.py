@@ -1,4 +1,7 @@
-"""A Hugging Face folder of an image classifier: config, weights' headers, labels. Nothing is executed."""
+"""A Hugging Face folder of a classifier of images or texts: config, weights' headers, labels, tokenizer.
+
+Nothing of it is executed.
+"""
 
 import re
 from collections.abc import Mapping
@@ -7,6 +10,7 @@ from typing import Any
 
 from app.catalog.base import Task
 from app.errors import Invalid, InvalidData, ShapeMismatch, shown
+from app.intake import tokenizer
 from app.intake.checkpoint_folder import CONFIG, INDEX, PREPROCESSOR, WEIGHTS
 from app.intake.labels import check_count, check_labels, check_target
 from app.intake.own_sizes import check_sizes
@@ -15,8 +19,13 @@ from app.intake.safetensors import Tensor, parameters, read_header
 
 Json = dict[str, Any]
 
-_HEAD = re.compile(r"(classifier|head|cls_classifier|distillation_classifier)(\.\d+)?\.(weight|bias)")
-_ARCHITECTURE = re.compile(r"[A-Za-z0-9]{1,80}ForImageClassification(WithTeacher)?")
+_HEAD = re.compile(
+    r"(classifier|head|score|cls_classifier|distillation_classifier)(\.\d+|\.out_proj)?\.(weight|bias)"
+)
+_ARCHITECTURE = re.compile(
+    r"[A-Za-z0-9]{1,80}(ForImageClassification(WithTeacher)?|ForSequenceClassification)"
+)
+_HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
 _PLACEHOLDER = "LABEL_{}"
 _NAMELESS = (
     "config.json names its classes LABEL_0, LABEL_1, ..., which will hardly match a dataset's labels. "
@@ -28,23 +37,24 @@ def inspect(folder: Path, documents: Mapping[str, Json], task: Task, given: list
     """What the registry keeps of the folder, and `warnings`. given: labels to take instead, or None."""
     config = documents[CONFIG]
     family = _family(config)
-    if task.modality != "image":
+    if task.kind != task_of(config):
         raise refusal(
             Invalid, f"{task.kind} is not what this model does", "Leave `task` out.", pointer="/task"
         )
     tensors = read_weights(folder, documents.get(INDEX))
     labels = read_labels(config, given)
     _check_head(tensors, len(labels))
-    preprocessing = task.imported_preprocessing(config, documents.get(PREPROCESSOR), None)
+    text = task.modality == "text"
+    said = tokenizer.inspect(folder, documents, tensors) if text else documents.get(PREPROCESSOR)
+    preprocessing = task.imported_preprocessing(config, said, None)
     check_sizes(config, tensors, len(labels))
-    attends = "num_attention_heads" in config or "num_heads" in config
     return {
         "format": "huggingface",
         "family": family,
         "labels": labels,
         "input": task.input(preprocessing).model_dump(mode="json"),
         "preprocessing": preprocessing.model_dump(mode="json"),
-        "gives": [*(["attentions"] if attends else []), "features", "logits"],
+        "gives": _gives(config, task),
         "details": {
             "config": {key: value for key, value in config.items() if key not in ("id2label", "label2id")},
             "preprocessor": documents.get(PREPROCESSOR),
@@ -52,6 +62,23 @@ def inspect(folder: Path, documents: Mapping[str, Json], task: Task, given: list
         "parameters": parameters(tensors),
         "warnings": [_NAMELESS] if labels == _placeholders(len(labels)) else [],
     }
+
+
+def task_of(config: Mapping[str, Any]) -> str:
+    """What a model of transformers does by what its config.json calls it."""
+    text = str(config.get("architectures")).endswith("ForSequenceClassification']")
+    return "text_classification" if text else "image_classification"
+
+
+def _gives(config: Mapping[str, Any], task: Task) -> list[str]:
+    """What a loss can look at: attention where the config speaks of heads."""
+    attends = any(name in config for name in _HEADS)
+    return [
+        *(["attentions"] if attends else []),
+        "features",
+        "logits",
+        *(["values"] if attends and task.modality == "text" else []),
+    ]
 
 
 def read_weights(folder: Path, index: Mapping[str, Any] | None) -> dict[str, Tensor]:
@@ -87,11 +114,14 @@ def read_target(config: Mapping[str, Any], given: list[Any] | None) -> list[str]
 
 
 def _family(config: Mapping[str, Any]) -> str:
-    """The model_type, once the config speaks of one image classifier with one label an image."""
+    """The model_type, once the config speaks of one classifier with one label an image or a text."""
     named, family, problem = (config.get(key) for key in ("architectures", "model_type", "problem_type"))
     name = named[0] if isinstance(named, list) and len(named) == 1 else None
     if not (isinstance(name, str) and _ARCHITECTURE.fullmatch(name)):
-        fix = "Image classifiers are supported: one ...ForImageClassification, as save_pretrained writes it."
+        fix = (
+            "Classifiers are supported, as save_pretrained writes them: one ...ForImageClassification or "
+            "...ForSequenceClassification."
+        )
         raise _invalid(f"config.json names the architectures {shown(named)}", fix, "unsupported_head")
     if not (isinstance(family, str) and re.fullmatch(r"[A-Za-z0-9_\-]{1,64}", family)):
         raise _invalid("config.json has no model_type", "Save the model again with save_pretrained.")

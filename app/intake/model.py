@@ -7,7 +7,7 @@ from typing import Any
 from app.catalog.base import Task
 from app.catalog.spec import TASKS
 from app.errors import Invalid, InvalidData, UnsafeFormat
-from app.intake import archive, checkpoint_folder, huggingface, onnx_classifier, own_student
+from app.intake import archive, checkpoint_folder, huggingface, onnx_classifier, own_student, wordpiece
 from app.intake.refusals import refusal
 
 Json = dict[str, Any]
@@ -51,11 +51,16 @@ def _take_folder(path: Path, files: Path, options: Mapping[str, Any]) -> Json:
     documents = checkpoint_folder.read_documents(kept)
     if checkpoint_folder.CONFIG not in documents:
         raise refusal(InvalidData, "the archive has no config.json", _FIX)
-    family = own_student.family_of(documents[checkpoint_folder.CONFIG])
-    task = _task(options["task"] or (own_student.task_of(documents) if family else "image_classification"))
+    config = documents[checkpoint_folder.CONFIG]
+    family = own_student.family_of(config)
+    task = _task(
+        options["task"] or (own_student.task_of(documents) if family else huggingface.task_of(config))
+    )
     if family:
         answer = own_student.inspect(family, folder, documents, task, options["labels"])
     else:
+        if task.modality == "text" and wordpiece.converts(folder, documents):
+            kept.append(wordpiece.convert(folder, documents))
         answer = huggingface.inspect(folder, documents, task, options["labels"])
     for file in kept:
         file.rename(files / file.name)

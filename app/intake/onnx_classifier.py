@@ -30,6 +30,11 @@ LAYOUTS = {"image": "(N, C, H, W)", "vector": "(N, features)"}
 
 def inspect(path: Path, task: Task, options: Mapping[str, Any]) -> dict[str, Any]:
     """What the registry keeps of the file. options: labels, preprocessing, output, output_kind, or None."""
+    if task.modality == "text":
+        fix = "Import its Hugging Face folder, with tokenizer.json and weights as safetensors."
+        raise refusal(
+            Invalid, "an ONNX file of a text model comes without its tokenizer", fix, pointer="/task"
+        )
     model = read_model(path)
     source = read_input(model.graph)
     row, preprocessing = _row(task, source, options["preprocessing"])

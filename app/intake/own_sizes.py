@@ -12,17 +12,23 @@ from app.intake.refusals import refusal
 from app.intake.safetensors import Tensor, parameters
 
 _CLASSIFIERS = {
+    "bert": "BertForSequenceClassification",
     "convnext": "ConvNextForImageClassification",
+    "distilbert": "DistilBertForSequenceClassification",
     "mobilenet_v2": "MobileNetV2ForImageClassification",
     "resnet": "ResNetForImageClassification",
     "vit": "ViTForImageClassification",
 }
 _NUMBERS = (
     "embedding_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size",
-    "depth_divisible_by", "min_depth", "num_channels",
+    "depth_divisible_by", "min_depth", "num_channels", "vocab_size", "max_position_embeddings",
+    "type_vocab_size", "dim", "n_layers", "n_heads", "hidden_dim",
 )  # fmt: skip
 _LISTS = ("hidden_sizes", "depths")
-_UNUSED = ("pooler", "mask_token")  # of the bare model; a classifier's file may hold them, nothing loads them
+_UNUSED = (
+    "pooler",
+    "mask_token",
+)  # of the bare image model; a classifier's file may hold them, nothing loads them
 _FIX = "Save the model again with save_pretrained, and upload config.json and weights of one and the same."
 
 
@@ -36,7 +42,8 @@ def check_sizes(config: Mapping[str, Any], tensors: Mapping[str, Tensor], classe
         return
     _check_fields(config)
     expected = _expected(kind, config, classes)
-    counted = parameters({name: tensor for name, tensor in tensors.items() if not _unused(name)})
+    text = "vocab_size" in config
+    counted = parameters({name: tensor for name, tensor in tensors.items() if text or not _unused(name)})
     if expected is not None and counted != expected:
         detail = f"the weights hold {counted:,} parameters, but config.json asks for {expected:,}"
         raise refusal(ShapeMismatch, detail, _FIX)
@@ -55,6 +62,8 @@ def _check_fields(config: Mapping[str, Any]) -> None:
 
 def _expected(kind: str, config: Mapping[str, Any], classes: int) -> int | None:
     """The closed form's count; None: it does not cover this config."""
+    if "vocab_size" in config:
+        return _of_text(kind, config, classes)
     family = ARCHITECTURES[kind]
     said = {name: config.get(name) for name in family.model_fields if name != "kind"}
     size = config.get("image_size", 1)  # left out by a family whose count does not depend on it
@@ -68,6 +77,17 @@ def _expected(kind: str, config: Mapping[str, Any], classes: int) -> int | None:
     try:
         form = family.model_validate(said)
         return form.parameters(Input.model_validate({"modality": "image", "shape": shape}), classes)
+    except ValidationError:
+        return None
+
+
+def _of_text(kind: str, config: Mapping[str, Any], classes: int) -> int | None:
+    said = {name: config.get(name) for name in ARCHITECTURES[kind].model_fields if name != "kind"}
+    row = {"modality": "text", "shape": (1,), "vocabulary": config["vocab_size"]}
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        return None
+    try:
+        return ARCHITECTURES[kind].model_validate(said).parameters(Input.model_validate(row), classes)
     except ValidationError:
         return None
 

@@ -2,13 +2,14 @@
 
 import re
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from app.catalog.base import Frozen, Input, parse
-from app.catalog.spec import AliasName, Name
+from app.catalog.spec import TASKS, AliasName, Name
 from app.errors import InvalidData
 from app.ports.parts import Parts
 from app.services import intake, models
@@ -61,12 +62,22 @@ def take_in(parts: Parts, project_id: str, order: Order, file: Path, out: Path) 
     found = parse(
         _Found, intake.run(parts.settings, "model", [file], options, out), "The upload cannot be used"
     )
+    _check_files(found, out / "files")
     files = [_store(parts, path) for path in sorted((out / "files").iterdir())]
     content = found.model_dump(mode="json", exclude={"warnings"})
     checkpoint = Checkpoint(source="import", files=files, **content)
     with parts.sessions.write() as session:
         version, new = models.add(session, project_id, order.name, checkpoint, order.alias)
         return Imported(models.entry(session, version), new, found.warnings)
+
+
+def _check_files(found: _Found, folder: Path) -> None:
+    """The preprocessing may name files that came with the upload, and no others that are stored."""
+    task = TASKS[found.task](kind=found.task)
+    for name, digest in task.files(task.parse_preprocessing(found.preprocessing)).items():
+        path = folder / name
+        if path.is_symlink() or not path.is_file() or sha256(path.read_bytes()).hexdigest() != digest:
+            raise InvalidData(f"The upload could not be taken in; its {name} is not the one that was read.")
 
 
 def _store(parts: Parts, path: Path) -> Json:

@@ -211,7 +211,7 @@ def test_json_with_two_meanings_or_none_is_refused(resnet: Files, opened: Opened
     ("fields", "message"),
     [
         ({"architectures": ["ResNetModel"]}, "ForImageClassification"),
-        ({"architectures": ["BertForSequenceClassification"]}, "ForImageClassification"),
+        ({"architectures": ["BertForSequenceClassification"]}, "no tokenizer.json"),
         ({"architectures": ["ResNetForImageClassification", "ResNetModel"]}, "ForImageClassification"),
         ({"architectures": None}, "ForImageClassification"),
         ({"architectures": "ResNetForImageClassification"}, "ForImageClassification"),

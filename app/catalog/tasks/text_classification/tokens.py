@@ -1,6 +1,7 @@
 """From a text to token ids, by the `tokenizers` library: no torch and no transformers."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from app.catalog.tasks.text_classification.preprocessing import Preprocessing
@@ -29,17 +30,26 @@ def encode(raw: Any, tokenizer: "Tokenizer", preprocessing: Preprocessing) -> "N
     import numpy as np
 
     text = _text(raw, preprocessing.column)
-    try:
+    with refusing(InvalidData("The tokenizer cannot read this text; send another one.")):
         found = ids(text, tokenizer, preprocessing)
-    except BaseException as error:  # what the library raises has no class of its own
-        if type(error) is not Exception and type(error).__name__ != "PanicException":
-            raise
-        raise InvalidData("The tokenizer cannot read this text; send another one.") from None
     if not found:
         raise InvalidData("The text has nothing that the tokenizer reads; send words.")
     row = np.full(preprocessing.max_length, preprocessing.pad, np.int32)
     row[: len(found)] = found
     return row
+
+
+@contextmanager
+def refusing(error: Exception) -> Iterator[None]:
+    """Raises `error` for what the library raises: it has no class of its own, and Rust's panics are no
+    Exception."""
+    try:
+        yield
+    except BaseException as raised:
+        theirs = type(raised) is Exception or type(raised).__name__ == "PanicException"
+        if not theirs and not isinstance(raised, ValueError):
+            raise
+        raise error from None
 
 
 def ids(text: str, tokenizer: "Tokenizer", preprocessing: Preprocessing) -> list[int]:
