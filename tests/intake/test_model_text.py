@@ -119,13 +119,7 @@ NINE = {
     [
         ("normalizer", {"type": "Evil"}, UnsafeFormat, "normalizer 'Evil'"),
         ("normalizer", {"type": ["Evil"]}, UnsafeFormat, "normalizer .*Evil"),
-        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAEAAA=="}, InvalidData, "okenizer"),
-        (
-            "normalizer",
-            {"type": "Precompiled", "precompiled_charsmap": "CAAAAP///////w=="},
-            InvalidData,
-            "fails",
-        ),
+        ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "AAAAAA=="}, InvalidData, "fails on"),
         ("normalizer", replaces("(a+)+$"), UnsafeFormat, "expression"),
         ("normalizer", replaces("a*a*a*b"), UnsafeFormat, "expression"),
         ("normalizer", replaces(3), UnsafeFormat, "expression"),
@@ -147,7 +141,7 @@ NINE = {
         ("version", "9.9", InvalidData, "none that the tokenizers"),
         ("post_processor", NINE, InvalidData, "9 special tokens"),
     ],
-    ids=range(19),
+    ids=range(18),
 )
 def test_a_tokenizer_of_other_parts_is_refused(
     bert: Files, opened: Opened, section: str, value: Any, error: type[Invalid], message: str
@@ -196,9 +190,9 @@ def test_ids_without_an_embedding_are_refused(bert: Files, opened: Opened) -> No
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"vocab_size": 1400}, ShapeMismatch, "asks for"),
-        ({"vocab_size": "many"}, InvalidData, "vocab_size 'many', which is not a whole number"),
-        ({"max_position_embeddings": 31}, ShapeMismatch, "asks for"),
+        ({"vocab_size": 1400}, ShapeMismatch, "word_embeddings.* config.json says vocab_size 1400"),
+        ({"vocab_size": "many"}, InvalidData, "vocab_size 'many'"),
+        ({"max_position_embeddings": 31}, ShapeMismatch, "32 positions"),
         ({"num_hidden_layers": 3}, ShapeMismatch, "asks for"),
         ({"pad_token_id": 3}, ShapeMismatch, "pads with .*number 0, and config.json says pad_token_id 3"),
         ({"model_type": "xlnet"}, InvalidData, "padding on the right"),
