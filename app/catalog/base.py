@@ -218,9 +218,13 @@ class Loss(Plugin):
         return self
 
     def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
-        """The loss of one batch, a scalar without the weight in it. No gradient reaches the teacher."""
+        """The loss of one batch, a scalar without the weight in it; 0 where nothing counts. No gradient reaches
+        the teacher."""
         student, teacher = student.map(lift), teacher.map(lambda tensor: lift(tensor.detach()))
-        return self.formula(*self.counted(student, teacher, batch))
+        student, teacher, batch = self.counted(student, teacher, batch)
+        if student.logits is not None and not student.logits.numel():
+            return student.logits.sum()
+        return self.formula(student, teacher, batch)
 
     def counted(self, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Outputs, Outputs, Batch]:
         """What is left when the rows or tokens are gone that the mask excludes.

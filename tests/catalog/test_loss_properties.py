@@ -264,3 +264,13 @@ def test_what_it_needs_is_all_it_reads(subject: Subject) -> None:
         for side in (mine, theirs)
     ]
     assert tapped == shown_paths
+
+
+@every_loss
+def test_where_nothing_counts_it_is_zero(subject: Subject) -> None:
+    mine, theirs = tracked(student(subject)), teacher(subject)
+    made = built(subject, mine, theirs)
+    found = made(mine, theirs, batch(subject, mask=torch.zeros(B).bool()))
+    backward(found)
+    assert found.item() == 0
+    assert all(tensor.grad is None or not tensor.grad.any() for tensor in tensors(mine))
