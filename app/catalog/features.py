@@ -91,6 +91,7 @@ class FeatureLoss(LayerLoss):
 
     projects: ClassVar[bool] = False  # True: a projector stands where the two widths differ
     fewest: ClassVar[int] = 1
+    last_alone: ClassVar[bool] = False  # True: of what `auto` finds, the last pair alone
 
     pairs: Pairs = Field(
         "auto",
@@ -346,7 +347,7 @@ def as_map(tensor: "Tensor") -> "Tensor":
             f"{tensor.shape[1]} tokens are no square image, with or without a class token, and cannot be "
             "compared with a map; pair tokens with tokens"
         )
-    return tensor[:, -side * side :].transpose(1, 2).reshape(len(tensor), -1, side, side)
+    return tensor[:, -side * side :].transpose(1, 2).reshape(len(tensor), tensor.shape[2], side, side)
 
 
 def map_only(kind: str, tokens: "Tensor | None", *tensors: "Tensor") -> None:

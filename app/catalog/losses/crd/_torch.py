@@ -40,6 +40,8 @@ class Contrast(nn.Module):
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         (mine,), (theirs,), tokens = counted(*self.form.sides(student, teacher), batch.mask)
         embedded = unit(self.student(vectors(mine, tokens))), unit(self.teacher(vectors(theirs, tokens)))
+        if not len(mine):
+            return (embedded[0] + embedded[1]).sum()  # of no rows, which is 0
         own = counted_indices(batch)
         assert own is not None, "memory banks are kept by row number"
         chosen = self._chosen(own)

@@ -4,11 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 
 from app.catalog._torch import seeded
 from app.catalog.base import Batch, Outputs
-from app.catalog.features import counted, met_as_maps
+from app.catalog.features import average, counted, met_as_maps
 from app.catalog.losses.factor_transfer import FactorTransfer, value
 
 
@@ -48,7 +47,7 @@ class Factors(nn.Module):
     def _rebuilt(self, factors: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
         """The mean squared error of the teacher's maps, rebuilt from their factors."""
         found = [
-            mse_loss(rebuild(factor), one)
+            average((rebuild(factor) - one).square())
             for rebuild, factor, one in zip(self.rebuilders, factors, teacher, strict=True)
         ]
         return torch.stack(found).sum()
