@@ -56,6 +56,10 @@ class Company(Protocol):
     def stepped(self) -> None:
         """After every optimizer step."""
 
+    def students(self, trained: Sequence[nn.Module]) -> Sequence[nn.Module]:
+        """All that are measured and kept; the one that leaves stands last. trained: those with an
+        optimizer."""
+
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
@@ -68,6 +72,9 @@ class Alone:
         return [heard] * len(answers)
 
     def stepped(self) -> None: ...
+
+    def students(self, trained: Sequence[nn.Module]) -> Sequence[nn.Module]:
+        return trained
 
     def state_dict(self) -> dict[str, Any]:
         return {}
@@ -155,11 +162,13 @@ def distill(
     keep: "Callable[[Progress], None]" = _forget,
 ) -> list[Trained]:
     """Trains students, usually one, until their epochs are over, the last one's validation metric stands
-    still, or `finish` is set. resumed: where an earlier run was left. keep: called after every step.
+    still, or `finish` is set; answers for all of the company's. resumed: where an earlier run was left.
+    keep: called after every step.
 
     Raises NumericDivergence, naming the terms, before a loss that is no finite number moves an optimizer.
     """
-    done = resumed or Progress([Best(lesson.metric) for _ in learners])
+    students = lesson.company.students([learner.module for learner in learners])
+    done = resumed or Progress([Best(lesson.metric) for _ in students])
     total = sum(stage.epochs * stage.steps(training.batch_size) for stage in lesson.stages)
     patience = training.early_stopping.patience if training.early_stopping else total
     begun, epoch, enough = time.monotonic() - done.seconds, -1, False
@@ -195,7 +204,7 @@ def distill(
             watch.reading("train", done.step, learners[-1].objective.reading(terms[-1], means))
             sums, read_at = torch.zeros_like(sums), done.step
         if enough or moment.ends_epoch:
-            _measure(learners, lesson, done, watch)
+            _measure(students, lesson, done, watch)
             if done.best[-1].stale >= patience:
                 done.over.add(moment.stage)
         keep(done)
@@ -204,17 +213,18 @@ def distill(
 
     ended: Ended = "user" if enough and done.step < total else "early_stopping" if done.over else "epochs"
     said = (done.step, total, done.seconds, done.samples, ended)
+    pulls = {learner.module: learner.pulls for learner in learners}
     return [
-        Trained(best.state, best.metrics, best.step, *said, learner.pulls)
-        for learner, best in zip(learners, done.best, strict=True)
+        Trained(best.state, best.metrics, best.step, *said, pulls.get(student, {}))
+        for student, best in zip(students, done.best, strict=True)
     ]
 
 
-def _measure(learners: Sequence[Learner], lesson: Lesson, done: Progress, watch: Watch) -> None:
+def _measure(students: Sequence[nn.Module], lesson: Lesson, done: Progress, watch: Watch) -> None:
     """At an epoch's end; who looks on is told of the last student, which is the job's own."""
-    for learner, best in zip(learners, done.best, strict=True):
-        measured = lesson.validate(learner.module)
-        better = best.replaced_by(learner.module, done.step, measured)
+    for student, best in zip(students, done.best, strict=True):
+        measured = lesson.validate(student)
+        better = best.replaced_by(student, done.step, measured)
     watch.reading("validation", done.step, measured)
     if better:
         watch.best(done.step, lesson.metric, measured[lesson.metric])

@@ -21,7 +21,7 @@ class Ensemble:
 
     def __init__(self, rule: EnsembleRule | None, weights: Sequence[float], seed: int = 0) -> None:
         total = math.fsum(weights)
-        self.rule, self.shares = rule, [weight / total for weight in weights]
+        self.rule, self.shares, self.weight = rule, [weight / total for weight in weights], total
         self._seed = seed
 
     def targets(self, answers: Tensor, temperature: float, step: int) -> list[tuple[float, Tensor]]:

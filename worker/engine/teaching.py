@@ -41,12 +41,16 @@ class Teaching:
 
 @dataclass(frozen=True)
 class Heard:
-    """answers: (B, K, C). shown: what the teachers at hand show of themselves, by their place."""
+    """answers: (B, K, C). shown: what the teachers at hand show of themselves, by their place.
+
+    others: (B, E, C), of students that learn at the same time.
+    """
 
     ensemble: Ensemble
     answers: Tensor | None
     shown: Mapping[int, Outputs]
     step: int
+    others: Tensor | None = None
 
     @classmethod
     def nothing(cls, step: int) -> "Heard":
@@ -54,17 +58,19 @@ class Heard:
         return cls(Ensemble(None, [1.0]), None, {}, step)
 
     def beside(self, others: Tensor) -> "Heard":
-        """The same with more teachers, (B, E, C): students that learn at the same time."""
-        answers = others if self.answers is None else torch.cat([self.answers, others.to(self.answers)], 1)
-        return replace(self, answers=answers)
+        """The same with students that learn at the same time, (B, E, C): each is a target of its own, and
+        counts as much as a teacher of weight 1."""
+        return replace(self, others=others)
 
     def pairs(self, form: Loss, student: Outputs) -> Sequence[tuple[float, Outputs, Outputs]]:
         """What a term compares, and the share of each comparison: student with teacher. form: of this
         epoch."""
         if form.needs & {"features", "attentions", "values"}:
             return [(1.0, student, self.shown[getattr(form, "teacher", 0)])]
-        if self.answers is None:
-            return [(1.0, student, Outputs())]
         temperature = float(getattr(form, "temperature", 1.0))
-        targets = self.ensemble.targets(self.answers, temperature, self.step)
-        return [(share, student, Outputs(logits)) for share, logits in targets]
+        targets = [] if self.answers is None else self.ensemble.targets(self.answers, temperature, self.step)
+        if self.others is not None:
+            total = (self.ensemble.weight if targets else 0.0) + self.others.shape[1]
+            targets = [(share * self.ensemble.weight / total, logits) for share, logits in targets]
+            targets += [(1 / total, logits) for logits in self.others.unbind(1)]
+        return [(share, student, Outputs(logits)) for share, logits in targets] or [(1.0, student, Outputs())]

@@ -16,7 +16,7 @@ class SelfEma(Scheme):
     kind: Literal["self_ema"] = "self_ema"
     decay: Annotated[float, Field(gt=0, lt=1)] = Field(
         0.999,
-        description="share of the average that a step leaves; at step t no more than 1 - 1 / t",
+        description="share of the average that step t leaves, at most 1 - 1 / (t + 1)",
     )
     leaves: Literal["student", "ema"] = Field(
         "student", description="which of the two is the job's student; the other is a version of its own"
