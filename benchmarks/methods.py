@@ -46,9 +46,8 @@ def compare(http: httpx.Client, methods: list[str], seeds: int) -> int:
     """One job after the other: a table row each, as soon as it is known."""
     names = methods or [path.stem for path in sorted(SPECS.glob("*.json")) if _over_images(path)]
     names = [CONTROL_OF, *(name for name in names if name != CONTROL_OF)]
-    print(
-        f"| method | accuracy (95 % interval, {seeds} seeds) | minus the control | seconds |\n|---|---|---|---|"
-    )
+    print(f"| method | accuracy (95 % interval, {seeds} seeds) | minus the control | seconds |")
+    print("|---|---|---|---|")
     control = 0.0
     for name in names:
         started = time.monotonic()
