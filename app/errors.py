@@ -145,6 +145,10 @@ class ShapeMismatch(Invalid):
     code, title = "shape_mismatch", "Shapes do not fit together"
 
 
+class UnknownLayer(Invalid):
+    code, title = "unknown_layer", "A model does not show what a loss looks at"
+
+
 class DatasetTooSmall(Invalid):
     code, title = "dataset_too_small", "There are too few rows"
 
@@ -213,6 +217,14 @@ class ExportMismatch(JobFailure):
 
 class Poison(JobFailure):
     code, title, blame = "poison", "Every attempt died without progress", "platform"
+
+
+class NotMeasured(JobFailure):
+    code, title = "not_measured", "A trial ended without what the sweep looks for"
+
+
+class NoTrialSucceeded(JobFailure):
+    code, title, blame = "no_trial_succeeded", "No trial of the sweep succeeded", "user"
 
 
 class BlobCorrupt(StillhouseError):

@@ -7,7 +7,7 @@ which is then read as any other.
 from collections.abc import Mapping
 from copy import deepcopy
 from decimal import Decimal
-from math import prod
+from math import inf, prod
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -21,7 +21,7 @@ from pydantic import (
     model_validator,
 )
 
-from app.catalog.base import Frozen
+from app.catalog.base import Frozen, parse
 from app.catalog.spec import JobSpec, Text
 
 MOST_TRIALS = 500
@@ -50,10 +50,17 @@ class FloatRange(Frozen):
 
     def count(self) -> float:
         """How many values there are."""
-        return float("inf") if self.step is None else int((self.high - self.low) / self.step + 0.5) + 1
+        return inf if self.step is None else round((self.high - self.low) / self.step) + 1
+
+    def holds(self, value: Any) -> bool:
+        """Whether it is one of them."""
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return False
+        steps = 0.0 if self.step is None else (value - self.low) / self.step
+        return self.low <= value <= self.high and abs(steps - round(steps)) < 1e-8
 
     def ends(self) -> dict[str, Any]:
-        """The values to try a spec with, by their place in this form."""
+        """The values that a spec is tried with, by their place in this form."""
         return {"low": self.low, "high": self.high}
 
 
@@ -76,6 +83,11 @@ class IntRange(Frozen):
     def count(self) -> float:
         return (self.high - self.low) // self.step + 1
 
+    def holds(self, value: Any) -> bool:
+        if not isinstance(value, int) or isinstance(value, bool):
+            return False
+        return self.low <= value <= self.high and (value - self.low) % self.step == 0
+
     def ends(self) -> dict[str, Any]:
         return {"low": self.low, "high": self.high}
 
@@ -94,6 +106,9 @@ class Choice(Frozen):
 
     def count(self) -> float:
         return len(self.values)
+
+    def holds(self, value: Any) -> bool:
+        return value in self.values
 
     def ends(self) -> dict[str, Any]:
         return {f"values/{place}": value for place, value in enumerate(self.values)}
@@ -202,6 +217,23 @@ class SweepSpec(Frozen):
     def combinations(self) -> float:
         """How many different trials there can be."""
         return prod(one.count() for one in self.space.values())
+
+    def spec_with(self, parameters: Mapping[str, Any]) -> JobSpec:
+        """The job that was ordered, with these values in it. Raises Invalid."""
+        return parse(JobSpec, spec_at(self.spec, parameters), "The spec with these values")
+
+    def trial(self, sweep_id: str, number: int, parameters: Mapping[str, Any]) -> JobSpec:
+        """The job that tries these values: its student stays among the sweep's own. Raises Invalid."""
+        sent = spec_at(self.spec, parameters)
+        sent["name"] = f"{self.name or self.spec.name or sweep_id}, trial {number}"[-200:]
+        sent["labels"] = {**self.spec.labels, **self.labels, "sweep": sweep_id, "trial": str(number)}
+        model = self.spec.output.model
+        sent["output"] = {"model": f"{model[:70]}-{sweep_id}" if model else sweep_id}
+        evaluation = sent.get("evaluation", {})
+        if "compare" not in evaluation:
+            gates = [gate for gate in evaluation.get("gates", []) if gate.get("versus") != "control"]
+            sent["evaluation"] = {**evaluation, "compare": ["teacher"], "gates": gates}
+        return parse(JobSpec, sent, "The spec with these values")
 
 
 # ---- pointers

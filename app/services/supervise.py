@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db.tables import Job
 from app.errors import DeadlineExceeded, LeaseLost
 from app.ports.parts import Parts
-from app.services import jobs, scratch
+from app.services import jobs, scratch, sweep_steps
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin make training seven times slower on busy cores
@@ -34,7 +34,10 @@ log = structlog.get_logger()
 
 
 def work(parts: Parts, stopping: threading.Event) -> None:
-    """Carries out eligible jobs, one after the other, until there is none or this worker stops."""
+    """Carries out eligible jobs, one after the other, until there is none or this worker stops.
+
+    A sweep whose trial has just ended has its next one ready before this looks again.
+    """
     owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
     while not stopping.is_set():
         with parts.sessions.write() as session:
@@ -44,6 +47,7 @@ def work(parts: Parts, stopping: threading.Event) -> None:
         with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt):
             log.info("attempt started")
             _Attempt(parts, job.id, job.attempt).run(stopping)
+        sweep_steps.advance(parts)
 
 
 def look_around(parts: Parts) -> None:
@@ -63,6 +67,7 @@ def look_around(parts: Parts) -> None:
 
 class Lookout(threading.Thread):
     """Looks around every `poll_s`, in every process: no leader is needed, and a lost bell costs seconds.
+    Sweeps take their steps here.
 
     Before that, once, it sweeps what processes that were killed left in the scratch folder.
     """
@@ -75,6 +80,7 @@ class Lookout(threading.Thread):
     def run(self) -> None:
         self._do(scratch.sweep)
         while not self._stopping.wait(self._parts.settings.poll_s):
+            self._do(sweep_steps.advance)
             self._do(look_around)
 
     def _do(self, what: Callable[[Parts], None]) -> None:

@@ -1,4 +1,4 @@
-"""Who asks how a job stands, or waits for it to change: one look at the database for all of them."""
+"""Who asks how a job stands, or waits for it or a sweep to change: one look at the database for all."""
 
 import asyncio
 from collections import defaultdict
@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import bindparam, select
 
 from app.db.session import Sessions
-from app.db.tables import Job
+from app.db.tables import Job, Sweep
 from app.errors import NotFound, shown
 
 INTERVAL_S = 0.5
@@ -66,7 +66,8 @@ class Watcher:
         return found
 
     async def changed(self, job_id: str, version: int, timeout_s: float) -> bool:
-        """Waits until the job has another version, or is gone; False: not in time, or this has stopped."""
+        """Waits until the job, or the sweep, has another version or is gone; False: not in time, or this has
+        stopped."""
         if self.stopped:
             return False
         waiter = (version, asyncio.Event())
@@ -107,8 +108,11 @@ class Watcher:
         with self._sessions.read() as session:
             for start in range(0, len(job_ids), MOST_AT_ONCE):
                 part = job_ids[start : start + MOST_AT_ONCE]
-                for job_id, version in session.execute(select(Job.id, Job.version).where(Job.id.in_(part))):
-                    versions[job_id] = version
+                for row in (Job, Sweep):
+                    ids = [one for one in part if one.startswith("swp_") == (row is Sweep)]
+                    if ids:
+                        found = session.execute(select(row.id, row.version).where(row.id.in_(ids)))
+                        versions.update((id_, version) for id_, version in found)
         return versions
 
     def _wake(self, versions: dict[str, int | None]) -> None:
