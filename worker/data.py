@@ -3,10 +3,9 @@
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +49,7 @@ class Tables:
 
     def __init__(self, resolved: Resolved, folder: Path, threads: int) -> None:
         self._resolved, self._folder, self._threads = resolved, folder, threads
+        self._files: dict[str, Any] = {}
 
     def splits(self, seed: int) -> tuple[Split, Split, Split]:
         """Training, validation and report rows. Without a test set the report reads the validation rows."""
@@ -77,7 +77,7 @@ class Tables:
     def sample(self, pin: PinnedData, task: Task, preprocessing: Frozen, rows: int) -> "NDArray[Any]":
         """The first encoded rows of a file."""
         raws = itertools.islice(itertools.chain.from_iterable(self._raw(pin, task)), rows)
-        return np.stack([task.encode(raw, preprocessing) for raw in raws])
+        return np.stack([*map(task.encoder(preprocessing, self._opened), raws)])
 
     def laid_end_to_end(self, split: Split, task: Task, preprocessing: Frozen) -> "NDArray[Any]":
         """The encoded rows of all the split's files, by position."""
@@ -133,7 +133,7 @@ class Tables:
 
     def _encode(self, pin: PinnedData, task: Task, preprocessing: Frozen, path: Path) -> None:
         unfinished, written = path.with_suffix(".part"), 0
-        encode = partial(task.encode, preprocessing=preprocessing)
+        encode = task.encoder(preprocessing, self._opened)
         array = None
         with ThreadPoolExecutor(self._threads) as pool:
             for raws in self._raw(pin, task):
@@ -158,10 +158,17 @@ class Tables:
 
     def _raw(self, pin: PinnedData, task: Task) -> Iterator[list[Any]]:
         """Rows as `task.encode` takes them: an image's bytes, or a mapping from column to value."""
-        image = self._resolved.data.inputs[0] if task.modality == "image" else None
+        inputs = None if task.modality == "vector" else self._resolved.data.inputs
         file = pq.ParquetFile(self._file(pin))
-        for batch in file.iter_batches(READ_ROWS, columns=None if image is None else [image]):
-            yield batch.to_pylist() if image is None else batch.column(0).field("bytes").to_pylist()
+        for batch in file.iter_batches(READ_ROWS, columns=inputs):
+            image = task.modality == "image"
+            yield batch.column(0).field("bytes").to_pylist() if image else batch.to_pylist()
+
+    def _opened(self, sha256: str, open_bytes: Callable[[bytes], Any]) -> Any:
+        """A file that a preprocessing names, opened once for all that encode by it."""
+        if sha256 not in self._files:
+            self._files[sha256] = open_bytes((self._folder / sha256).read_bytes())
+        return self._files[sha256]
 
     def _file(self, pin: PinnedData) -> Path:
         return self._folder / pin.sha256

@@ -7,26 +7,27 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.catalog.base import Bundle
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from torch import nn
+    from torch import Tensor, nn
 
 NAME = "model.onnx"
 OPSET = 20
 OUTPUT = "logits"
+INPUTS = {"image": "pixel_values", "vector": "features", "text": "input_ids"}
 
 
 def input_name(bundle: Bundle) -> str:
-    return "pixel_values" if bundle.input.modality == "image" else "features"
+    return INPUTS[bundle.input.modality]
 
 
 def write(bundle: Bundle, path: Path) -> None:
-    """The student in float32 with a free batch size, unless the file is there already.
+    """The student in float32, unless the file is there already. Batch size and length of texts are free.
 
     Its metadata hold, as JSON, `labels`, `task` and `preprocessing`, and the sha256 of the weights.
     """
@@ -63,14 +64,14 @@ def _trace(bundle: Bundle, path: Path, digest: str) -> None:
         batch = batch.repeat(2, *[1] * (batch.ndim - 1))
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(
-            bundle.student,
+            _student(bundle),
             (batch,),
             dynamo=True,
             verbose=False,
             opset_version=OPSET,
             input_names=[input_name(bundle)],
             output_names=[OUTPUT],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            dynamic_shapes=(_sizes(bundle),),
         )
     assert program is not None
     program.model.metadata_props.update(
@@ -80,6 +81,32 @@ def _trace(bundle: Bundle, path: Path, digest: str) -> None:
         weights=digest,
     )
     program.save(str(path), external_data=False)
+
+
+def _student(bundle: Bundle) -> "nn.Module":
+    """A text's student within another module: of the outermost one the tracer calls no hook."""
+    from torch import nn
+
+    class Logits(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.student = bundle.student
+
+        def forward(self, ids: "Tensor") -> "Tensor":
+            logits: Tensor = self.student(ids).logits
+            return logits
+
+    return Logits().eval() if bundle.input.modality == "text" else bundle.student
+
+
+def _sizes(bundle: Bundle) -> dict[int, Any]:
+    """The sizes that are free, by dimension."""
+    from torch.export import Dim
+
+    free: dict[int, Any] = {0: Dim("batch")}
+    if bundle.input.modality == "text":
+        free[1] = Dim("tokens", min=2, max=max(bundle.input.shape[0], 3))
+    return free
 
 
 def _digest(student: "nn.Module") -> str:

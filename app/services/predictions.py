@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,7 @@ SERVED = ("model.onnx", "model.int8.onnx")  # the first of these that a student 
 _FIX = {
     "image": "Send the bytes of one PNG, JPEG or other image file, in base64 or as a form's file.",
     "vector": "Send the columns that the student was trained on, each with a value of its kind.",
+    "text": 'Send texts as JSON: {"inputs": ["a text", "another"]}.',
 }
 _NEAR = "Send values like those of the training data."
 
@@ -61,12 +62,14 @@ def answer(
 ) -> list[dict[str, Any]]:
     """One answer a row, in order. where: the JSON pointer under which the rows stand in the request.
 
-    An image comes as bytes or as base64 text, a table's row as an object or as a list in the columns' order.
+    An image comes as bytes or as base64 text, a table's row as an object or as a list in the columns' order,
+    a text as it is or as an object with its column.
     Raises InvalidData, with a fault for each row that cannot be read; ModelNotReady.
     """
     answers: list[dict[str, Any]] = []
+    encode = student.task.encoder(student.preprocessing, predictor.opened)
     for start in range(0, len(rows), ROWS_AT_ONCE):
-        batch = _encoded(student, rows[start : start + ROWS_AT_ONCE], start, where)
+        batch = _encoded(student, encode, rows[start : start + ROWS_AT_ONCE], (start, where))
         logits = predictor.logits(student.sha256, student.task.normalize(batch, student.preprocessing))
         _check_finite(logits, start, where)
         told = student.task.in_units(logits, student.preprocessing)
@@ -104,14 +107,17 @@ def _onnx_file(version: ModelVersion) -> str:
     return found
 
 
-def _encoded(student: Student, rows: Sequence[Any], start: int, where: str) -> "NDArray[Any]":
+def _encoded(
+    student: Student, encode: "Callable[[Any], NDArray[Any]]", rows: Sequence[Any], place: tuple[int, str]
+) -> "NDArray[Any]":
+    """place: how many rows stand before these, and the pointer of all."""
     import numpy as np
 
-    read = _image if student.task.modality == "image" else _table_row
-    batch, faults = [], []
+    read = _READERS[student.task.modality]
+    batch, faults, (start, where) = [], [], place
     for number, row in enumerate(rows, start):
         try:
-            batch.append(student.task.encode(read(row, student.preprocessing), student.preprocessing))
+            batch.append(encode(read(row, student.preprocessing)))
         except InvalidData as error:
             fix = error.faults[0].fix if error.faults else ""
             faults.append(
@@ -150,6 +156,21 @@ def _table_row(value: Any, preprocessing: Any) -> dict[str, Any]:
         )
         raise InvalidData(detail)
     return dict(zip(names, value, strict=True))
+
+
+def _text(value: Any, preprocessing: Any) -> str:
+    """The text itself, or an object that has it in the column of the training data."""
+    column = preprocessing.column
+    if isinstance(value, dict) and column not in value:
+        there = shown(", ".join(map(str, value)))
+        raise InvalidData(f"An object needs the column {shown(column)}; this one has {there}.")
+    text = value[column] if isinstance(value, dict) else value
+    if not isinstance(text, str):
+        raise InvalidData(f"This student reads texts; {_kind(text)} is none.")
+    return text
+
+
+_READERS = {"image": _image, "vector": _table_row, "text": _text}
 
 
 def _kind(value: Any) -> str:

@@ -1,7 +1,7 @@
 """An exported student in ONNX Runtime: what the API answers with, and what the worker measures."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from app.errors import ModelNotReady
 
@@ -36,7 +36,7 @@ class OnnxStudent:
         self._input = self._session.get_inputs()[0].name
         self._output = [self._session.get_outputs()[0].name]
 
-    def __call__(self, inputs: "NDArray[np.float32]") -> "NDArray[np.float32]":
+    def __call__(self, inputs: "NDArray[Any]") -> "NDArray[np.float32]":
         logits: NDArray[np.float32] = self._session.run(self._output, {self._input: inputs})[0]
         return logits
 

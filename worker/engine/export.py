@@ -93,6 +93,7 @@ def write_all(
         input=order.resolved.input,
         labels=order.resolved.labels,
         sample=sample,
+        files=order.folder,
     )
     with torch.no_grad():
         wanted = _in_batches(lambda batch: student(torch.from_numpy(batch)).logits.numpy(), rows)

@@ -51,11 +51,19 @@ def fetch(order: Order) -> Material:
         versions = [session.get_one(ModelVersion, version_id) for version_id in sorted(needed)]
     wanted = {order.folder / pin.sha256: Blob(pin.sha256, pin.size) for pin in pins}
     wanted |= {order.folder / f"{name}.npy": blob for name, blob in known.items()}
+    wanted |= {order.folder / sha256: Blob(sha256, 0) for sha256 in _files(order)}
     for version in versions:
         wanted |= {order.folder / version.id / f["path"]: Blob(f["sha256"], f["size"]) for f in version.files}
     _bring(order, wanted)
     tables = Tables(order.resolved, order.folder, order.parts.settings.threads)
     return Material(tables, *tables.splits(order.seed), pins, answers, awaited, live)
+
+
+def _files(order: Order) -> set[str]:
+    """What the preprocessings of student and teachers name: tokenizers, small beside all else."""
+    forms = [teacher.preprocessing for teacher in order.resolved.teachers] + [order.resolved.preprocessing]
+    parsed = [order.task.parse_preprocessing(form) for form in forms]
+    return {sha256 for form in parsed for sha256 in order.task.files(form).values()}
 
 
 def live_teachers(spec: JobSpec) -> frozenset[int]:

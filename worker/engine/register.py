@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from app.catalog import onnx_file
 from app.catalog.spec import PinnedData
 from app.services import models
 from app.services.jobs import Json
@@ -103,7 +104,7 @@ def _details(order: Order, folder: Path) -> Json:
 
 def _black_box(order: Order, exported: list[Exported]) -> Json:
     """A student that left as ONNX alone can still teach, by its answers."""
-    name = "pixel_values" if order.task.modality == "image" else "features"
+    name = onnx_file.INPUTS[order.task.modality]
     return {"file": exported[0].files[0], "input": name, "output": "logits", "output_kind": "logits"}
 
 

@@ -11,6 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from app.catalog.base import Outputs
+from app.catalog.huggingface import reading_ids
 from app.catalog.spec import ARCHITECTURES
 from app.errors import TeacherLoadFailed, shown
 from worker.engine.features import Tapped, Taps
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Translation = Callable[[Tensor], Tensor]  # raw logits (B, the teacher's) -> those of the job (B, C)
 Order = list[list[int]]  # for each of the job's labels, its positions in a teacher's logits
+OF_TEXTS = "ForSequenceClassification"
+_DTYPES = {"tensor(double)": torch.float64, "tensor(int64)": torch.int64}  # of a black box's input
 SMALLEST_PROBABILITY = 1e-6  # of a black box that gives probabilities; its logits are their logarithms
 UNFIT = (  # what opening a folder raises whose files are well formed, but do not belong together
     OSError, ValueError, RuntimeError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError
@@ -108,7 +111,7 @@ def _huggingface(teacher: "PinnedModel", folder: Path) -> nn.Module:
     if wrong:
         raise _refused(teacher, f"its weights lack {shown(min(wrong))} and {len(wrong) - 1} others")
     assert isinstance(module, nn.Module)
-    return module
+    return reading_ids(module, teacher.preprocessing["pad"]) if name.endswith(OF_TEXTS) else module
 
 
 def _own(teacher: "PinnedModel", folder: Path) -> nn.Module:
@@ -138,8 +141,7 @@ class BlackBox:
             )
         except _refusals() as error:
             raise _refused(teacher, "onnxruntime does not take its file") from error
-        double = self._session.get_inputs()[0].type == "tensor(double)"
-        self._dtype = torch.float64 if double else torch.float32
+        self._dtype = _DTYPES.get(self._session.get_inputs()[0].type, torch.float32)
 
     def tap(self, taps: Taps) -> None:
         raise _refused(self._teacher, "it is an ONNX file, into which a loss cannot look")

@@ -21,7 +21,7 @@ class Onnx(Export):
 
     def write(self, bundle: Bundle, folder: Path) -> list[str]:
         onnx_file.write(bundle, folder / onnx_file.NAME)
-        return [onnx_file.NAME]
+        return [onnx_file.NAME, *bundle.write_files(folder)]
 
     def run(self, bundle: Bundle, folder: Path) -> "Callable[[NDArray[np.float32]], NDArray[np.float32]]":
         return onnx_file.open_file(folder / onnx_file.NAME)

@@ -43,7 +43,7 @@ class OnnxInt8(Export):
             )
         else:
             _quantize_dense(model, folder / FILE)
-        return [FILE]
+        return [FILE, *bundle.write_files(folder)]
 
     def run(self, bundle: Bundle, folder: Path) -> "Callable[[NDArray[np.float32]], NDArray[np.float32]]":
         return onnx_file.open_file(folder / FILE)

@@ -22,7 +22,7 @@ class Safetensors(Export):
         sidecars = bundle.task.sidecars(bundle.preprocessing)
         for name, content in sidecars.items():
             (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-        return ["config.json", "model.safetensors", *sidecars]
+        return ["config.json", "model.safetensors", *sidecars, *bundle.write_files(folder)]
 
     def run(self, bundle: Bundle, folder: Path) -> "Callable[[NDArray[np.float32]], NDArray[np.float32]]":
         import torch

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import Field
 
 from app.catalog.answers import ranked
-from app.catalog.base import Column, Input, Opened, Task, parse
+from app.catalog.base import Column, Input, Opened, Task, Vocabulary, parse
 from app.catalog.tasks.text_classification import tokens
 from app.catalog.tasks.text_classification.preprocessing import Length, Preprocessing
 from app.errors import Fault, Invalid, InvalidData
@@ -129,6 +129,9 @@ class TextClassification(Task):
 
     def token_mask(self, normalized: Any, preprocessing: Preprocessing) -> Any:
         return normalized != preprocessing.pad
+
+    def vocabulary(self, preprocessing: Preprocessing, opened: Opened) -> Vocabulary:
+        return tokens.vocabulary(opened(preprocessing.tokenizer, tokens.open_tokenizer), preprocessing)
 
     def decode(
         self, logits: "NDArray[np.float32]", labels: Sequence[str], *, top_k: int

@@ -4,8 +4,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from app.catalog.base import Vocabulary
 from app.catalog.tasks.text_classification.preprocessing import Preprocessing
-from app.errors import InvalidData, shown
+from app.errors import InvalidData, TeacherLoadFailed, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +59,23 @@ def ids(text: str, tokenizer: "Tokenizer", preprocessing: Preprocessing) -> list
     encoding = tokenizer.encode(text, add_special_tokens=False)
     encoding.truncate(max(room, 0), direction=preprocessing.cut)
     return list(tokenizer.post_process(encoding, add_special_tokens=True).ids)
+
+
+def vocabulary(tokenizer: "Tokenizer", preprocessing: Preprocessing) -> Vocabulary:
+    """What stands for a lost token, and the tokens that are no text. Raises TeacherLoadFailed."""
+    named = preprocessing.special_tokens
+    known = {name: tokenizer.token_to_id(text) for name, text in named.items()}
+    model = getattr(tokenizer.model, "unk_token", None)
+    found = [known.get("mask_token"), known.get("unk_token"), tokenizer.token_to_id(model) if model else None]
+    lost = next((one for one in found if one is not None), None)
+    if lost is None:
+        raise TeacherLoadFailed(
+            "The first teacher's tokenizer has neither a mask nor an unknown token to put in a dropped one's "
+            "place. Leave token_dropout out, or import the teacher with a tokenizer_config.json that names one."
+        )
+    added = tokenizer.get_added_tokens_decoder().items()
+    special = {one for one, token in added if token.special} | {preprocessing.pad}
+    return Vocabulary(lost, frozenset(special | {one for one in known.values() if one is not None}))
 
 
 def _text(raw: Any, column: str) -> str:
