@@ -40,19 +40,20 @@ class TabularRegression(TabularTask):
 
     kind: Literal["tabular_regression"] = "tabular_regression"
 
-    def with_target(self, preprocessing: RegressionPreprocessing, target: Column) -> RegressionPreprocessing:
+    def with_target(self, preprocessing: Any, target: Column) -> RegressionPreprocessing:
         """A target that is the same in all rows, or in none, has no deviation: 1 stands for it."""
         found = Target(mean=target.mean or 0.0, std=target.std or 1.0)
-        return preprocessing.model_copy(update={"target": found})
+        aimed: RegressionPreprocessing = preprocessing.model_copy(update={"target": found})
+        return aimed
 
     def imitation(self, temperature: float) -> dict[str, Any]:
         """A number has no temperature."""
         return {"kind": "logit_mse", "center": False}
 
-    def in_units(self, logits: Any, preprocessing: RegressionPreprocessing) -> Any:
+    def in_units(self, logits: Any, preprocessing: Any) -> Any:
         return logits * preprocessing.target.std + preprocessing.target.mean
 
-    def standardized(self, values: Any, preprocessing: RegressionPreprocessing) -> Any:
+    def standardized(self, values: Any, preprocessing: Any) -> Any:
         return (values - preprocessing.target.mean) / preprocessing.target.std
 
     def decode(
