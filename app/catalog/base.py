@@ -276,6 +276,14 @@ def _is_none(value: Any) -> bool:
     return value is None
 
 
+@dataclass(frozen=True)
+class Vocabulary:
+    """Token ids. lost: stands for a token that is not known. special: those that are no part of the text."""
+
+    lost: int
+    special: frozenset[int]
+
+
 class Input(Frozen):
     """The shape of one encoded row: image (channels, height, width), vector (features,) or text (tokens,)."""
 
@@ -394,6 +402,23 @@ class Task(Plugin):
         """(B, T), True: the token counts, of a normalized batch; None: rows have no tokens."""
         return None
 
+    def source(self, preprocessings: Sequence[Any]) -> Any:
+        """The preprocessing of the rows that are augmented once for the models of all these. Raises Invalid.
+
+        `fitted` makes of them what each model takes.
+        """
+        if any(one != preprocessings[0] for one in preprocessings):
+            raise Invalid("Rows can be augmented for models that read them alike, and these do not")
+        return preprocessings[0]
+
+    def fitted(self, rows: "Tensor", preprocessing: Any) -> "Tensor":
+        """Augmented rows of a `source` as encoded rows of a model, for its `normalize`."""
+        return rows
+
+    def vocabulary(self, preprocessing: Any, opened: Opened) -> Vocabulary | None:
+        """What an augmentation of texts must know; None: rows are no texts. Raises TeacherLoadFailed."""
+        return None
+
     def decode(
         self, logits: "NDArray[np.float32]", labels: Sequence[str], *, top_k: int
     ) -> list[dict[str, Any]]:
@@ -462,6 +487,9 @@ class Scheme(Plugin):
         return "the distilled student"
 
 
+Chance = Callable[[int], "Tensor"]  # n -> (B, n): the first n numbers of [0, 1), float64, of each row
+
+
 class Augmentation(Plugin):
     """A change of a training row that leaves its meaning: drawn anew for each epoch, or for each stored view.
 
@@ -470,6 +498,13 @@ class Augmentation(Plugin):
 
     modality: ClassVar[Literal["image", "text"]] = "image"
     mixes: ClassVar[bool] = False  # True: with another row, whose label then counts too
+
+    def __call__(self, rows: "Tensor", chance: Chance, vocabulary: Vocabulary | None) -> "Tensor":
+        """rows: pixels (B, C, H, W) from 0 to 255 in float32, or token ids (B, T), which have a vocabulary.
+
+        A row that is not meant to change stays as it is to the last bit.
+        """
+        raise NotImplementedError
 
 
 class Export(Plugin):

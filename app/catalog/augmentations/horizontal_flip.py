@@ -1,10 +1,13 @@
 """Mirror images."""
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from app.catalog.base import Augmentation
+from app.catalog.base import Augmentation, Chance, Vocabulary
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class HorizontalFlip(Augmentation):
@@ -12,3 +15,7 @@ class HorizontalFlip(Augmentation):
 
     kind: Literal["horizontal_flip"] = "horizontal_flip"
     p: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+    def __call__(self, rows: "Tensor", chance: Chance, vocabulary: Vocabulary | None) -> "Tensor":
+        flipped = chance(1).view(-1, 1, 1, 1) < self.p
+        return rows.flip(-1).where(flipped, rows)

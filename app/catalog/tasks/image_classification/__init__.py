@@ -12,7 +12,7 @@ from pydantic import Field
 
 from app.catalog.answers import ranked
 from app.catalog.base import Column, Input, Task, parse
-from app.catalog.tasks.image_classification import pixels, processors
+from app.catalog.tasks.image_classification import geometry, pixels, processors
 from app.catalog.tasks.image_classification.preprocessing import (
     RESAMPLE,
     Edge,
@@ -26,6 +26,7 @@ from app.errors import Fault, InvalidData
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from torch import Tensor
 
 
 class ImageClassification(Task):
@@ -144,6 +145,12 @@ class ImageClassification(Task):
             return (encoded.astype(np.float32) * np.float32(preprocessing.rescale) - mean) / std
         values = encoded.float() * preprocessing.rescale
         return values.sub_(values.new_tensor(mean)).div_(values.new_tensor(std))
+
+    def source(self, preprocessings: Sequence[Preprocessing]) -> Preprocessing:
+        return geometry.widest(preprocessings)
+
+    def fitted(self, rows: "Tensor", preprocessing: Preprocessing) -> "Tensor":
+        return geometry.fitted(rows, preprocessing)
 
     def decode(
         self, logits: "NDArray[np.float32]", labels: Sequence[str], *, top_k: int

@@ -71,7 +71,7 @@ def vocabulary(tokenizer: "Tokenizer", preprocessing: Preprocessing) -> Vocabula
     if lost is None:
         raise TeacherLoadFailed(
             "The first teacher's tokenizer has neither a mask nor an unknown token to put in a dropped one's "
-            "place. Leave token_dropout out, or import the teacher with a tokenizer_config.json that names one."
+            "place. Leave token_dropout out, or import a teacher whose tokenizer_config.json names one."
         )
     added = tokenizer.get_added_tokens_decoder().items()
     special = {one for one, token in added if token.special} | {preprocessing.pad}
