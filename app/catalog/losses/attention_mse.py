@@ -42,17 +42,23 @@ class AttentionMSE(FeatureLoss):
 def value(student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None" = None) -> "Tensor":
     """Of lists of attentions (B, H, T, T), one a pair.
 
-    Without a mask, scores that a model made very negative to hide a token count as 0, as the authors do it.
+    Without a token mask, scores that a model made very negative to hide a token are 0, as the authors do it.
     """
     student, teacher, tokens = counted_heads(student, teacher, mask)
     total = student[0].new_zeros(())
     for pair in zip(student, teacher, strict=True):
         same_heads("attention_mse", pair[0].shape, pair[1].shape)
-        mine, theirs = (one.masked_fill(one <= -1e-3, 0.0) if mask is None else one for one in pair)
+        mine, theirs = (_there(one, tokens) for one in pair)
         square = (mine - theirs).square()
         if tokens is None:
             total = total + (square.mean() if square.numel() else square.sum())
-            continue
-        square = square.masked_fill(~tokens[:, None, None, :], 0.0)
-        total = total + square.sum() / (tokens.sum(1).square().sum() * mine.shape[1]).clamp(min=1)
+        else:
+            total = total + square.sum() / (tokens.sum(1).square().sum() * mine.shape[1]).clamp(min=1)
     return total
+
+
+def _there(attention: "Tensor", tokens: "Tensor | None") -> "Tensor":
+    """With zeros for what is paid to tokens that do not count."""
+    if tokens is not None:
+        return attention.masked_fill(~tokens[:, None, None, :], 0.0)
+    return attention.masked_fill(attention <= -1e-3, 0.0)
