@@ -1,12 +1,13 @@
 """What attention modules show: the probabilities that they compute anyway, and the values that they mix.
 
 Under fused kernels there are no probabilities to see, so a model whose attentions are looked at computes them
-in the open, by its own family's code, and shows them as they are before dropout: with it a tenth of them would be
-0, whose logarithm a divergence cannot take.
+in the open, by its own family's code, and shows them as they are before dropout: with it a tenth of them
+would be 0, whose logarithm a divergence cannot take.
 """
 
 import sys
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,16 +33,16 @@ def in_the_open(model: nn.Module) -> Callable[[], None]:
         return lambda: None
     _register()
     before = found.config._attn_implementation
-    found.set_attn_implementation(OPEN)  # type: ignore[no-untyped-call]
-    return lambda: found.set_attn_implementation(before)  # type: ignore[no-untyped-call]
+    found.set_attn_implementation(OPEN)
+    return lambda: found.set_attn_implementation(before)
 
 
 def _register() -> None:
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, eager_mask
 
-    AttentionInterface.register(OPEN, _attend)  # type: ignore[no-untyped-call]
-    AttentionMaskInterface.register(OPEN, eager_mask)  # type: ignore[no-untyped-call]
+    AttentionInterface.register(OPEN, _attend)
+    AttentionMaskInterface.register(OPEN, eager_mask)
 
 
 def _attend(
@@ -65,10 +66,10 @@ def values_of(module: nn.Module, path: str) -> tuple[nn.Module, Callable[[Tensor
     (B, H, T, d) of its output (B, T, H * d). Raises UnknownLayer."""
     for owner in module.modules():
         if (projection := _projection(owner)) is not None:
-            return projection, lambda flat: _heads(owner, flat, path)
+            return projection, partial(_heads, owner, path)
     raise UnknownLayer(
         f"{shown(path, 200)} ({type(module).__name__}) has no projection of values by itself "
-        f"({', '.join(VALUES)}); name an attention module that has one, or choose a loss over attentions or features"
+        f"({', '.join(VALUES)}); name an attention module that has one, or choose another loss"
     )
 
 
@@ -78,7 +79,7 @@ def _projection(module: nn.Module) -> nn.Module | None:
     return next((one for one in named if isinstance(one, nn.Linear) or hasattr(one, "base_layer")), None)
 
 
-def _heads(owner: nn.Module, flat: Tensor, path: str) -> Tensor:
+def _heads(owner: nn.Module, path: str, flat: Tensor) -> Tensor:
     """(B, T, H * d) -> (B, H, T, d)."""
     heads, width = _whole(owner, HEADS), _whole(owner, WIDTHS)
     if heads is None and width is None:
@@ -86,10 +87,10 @@ def _heads(owner: nn.Module, flat: Tensor, path: str) -> Tensor:
     if flat.ndim == 3 and (heads or width):
         heads = heads if width is None else flat.shape[-1] // width  # fewer where queries share them
         if heads and flat.shape[-1] % heads == 0:
-            return flat.unflatten(-1, (heads, -1)).transpose(1, 2)
+            return flat.view(*flat.shape[:2], heads, -1).transpose(1, 2)
     raise UnknownLayer(
-        f"The values of {shown(path, 200)} have the shape {tuple(flat.shape)}, which does not tell the heads apart; "
-        "choose a loss over attentions or features"
+        f"The values of {shown(path, 200)} have the shape {tuple(flat.shape)}, which does not tell the "
+        "heads apart; choose a loss over attentions or features"
     )
 
 

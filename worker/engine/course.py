@@ -49,6 +49,7 @@ class Course:
     ) -> None:
         self.order, self.material, self.answers, self.finish = order, material, answers, finish
         self._share, self._begun = 1 / runs, 0
+        self.notes: list[str] = []  # for the report
         self.spec = order.resolved.spec
 
     @cached_property
@@ -158,7 +159,10 @@ class Course:
         watch = JobWatch(self.order.journal, prefix=prefix, first=begun, share=self._share)
         self._begun += 1
         trained = distill(learners, lesson, training, watch=watch, finish=self.finish)
+        for learner in learners:
+            learner.close()
         self.log_losses = watch.log_losses
+        self.notes += [note for note in learners[-1].told_pairs() if note not in self.notes]
         return [
             replace(one, architecture=architecture, seed=seed)
             for one, (architecture, _) in zip(trained, students, strict=True)

@@ -40,7 +40,7 @@ class Taps:
     def __bool__(self) -> bool:
         return bool(self.features or self.attentions or self.values)
 
-    def keys(self) -> set[Key]:
+    def all(self) -> set[Key]:
         return {(kind, path) for kind in KINDS for path in getattr(self, kind)}
 
 
@@ -58,11 +58,12 @@ class Tapped:
         self._hooks: list[RemovableHandle] = []
         self._undo: list[Callable[[], None]] = []
         self._finds_head = False
+        self._wanted: list[Key] = []
         self.tap(taps)
 
     def tap(self, taps: Taps) -> None:
         """Captures these too. A compiled module is tapped before its first call."""
-        wanted = taps.keys() - self.taps.keys()
+        wanted = taps.all() - self.taps.all()
         for kind, path in sorted(wanted):
             if path == AUTO:
                 self._finds_head = True
@@ -71,6 +72,7 @@ class Tapped:
         if taps.attentions and not self.taps.attentions:
             self._undo.append(in_the_open(self.module))
         self.taps |= taps
+        self._wanted = sorted(self.taps.all())
 
     def __call__(self, inputs: Tensor) -> Outputs:
         if self._finds_head:
@@ -120,7 +122,7 @@ class Tapped:
 
     def _check(self, rows: int, logits: Tensor) -> None:
         """Nothing that a loss looks at may be silently empty."""
-        for key in self.taps.keys():
+        for key in self._wanted:
             tensor = self._caught.get(key)
             if tensor is None:
                 raise UnknownLayer(_nothing(*key))
@@ -136,7 +138,9 @@ class Tapped:
 def _nothing(kind: str, path: str) -> str:
     told = shown(path, 200)
     if kind == "attentions":
-        return f"{told} shows no attention weights (B, heads, T, T); name the module that computes the attention"
+        return (
+            f"{told} shows no attention weights (B, heads, T, T); name the module that computes the attention"
+        )
     return f"{told} did not run, or gave no tensor, when the model answered; name a layer that does"
 
 
@@ -158,7 +162,7 @@ def attention(output: Any) -> Tensor | None:
 
 
 def vector(given: Tensor) -> Tensor:
-    """What a classifier is given as (B, D), a map averaged over its positions; tokens (B, T, D) as they are."""
+    """What a classifier is given as (B, D), a map averaged over its positions; tokens stay."""
     return given.mean((2, 3)) if given.ndim == 4 else given
 
 
@@ -171,7 +175,9 @@ def head_of(module: nn.Module, inputs: Tensor) -> nn.Module:
     inner = getattr(module, "_orig_mod", module)  # what is compiled need not be compiled for this
     ran: list[tuple[nn.Module, Tensor]] = []
     linear = [one for one in inner.modules() if isinstance(one, nn.Linear | nn.Conv2d)]
-    hooks = [one.register_forward_hook(lambda layer, _, output: ran.append((layer, output))) for one in linear]
+    hooks = [
+        one.register_forward_hook(lambda layer, _, output: ran.append((layer, output))) for one in linear
+    ]
     training = module.training
     try:
         logits = inner.eval()(inputs).logits
@@ -186,19 +192,22 @@ def head_of(module: nn.Module, inputs: Tensor) -> nn.Module:
         width = output.shape[-1] if isinstance(layer, nn.Linear) else output.shape[1]
         if width == logits.shape[-1]:
             return layer
-    raise UnknownLayer("No layer of this model makes one number a class, so its input cannot be told; name a layer")
+    raise UnknownLayer(
+        "No layer of this model makes one number a class, so its input cannot be told; name a layer"
+    )
 
 
 @torch.no_grad()
 def shapes(
     tapped: Callable[[Tensor], Outputs], module: nn.Module, inputs: Tensor
-) -> dict[str, tuple[int, ...]]:
-    """Of all that is captured of one batch, by path; the module's state stays as it is."""
+) -> dict[Key, tuple[int, ...]]:
+    """Of all that is captured of one batch; the module's state stays as it is."""
     training = module.training
     module.eval()
     try:
         outputs = tapped(inputs)
     finally:
         module.train(training)
-    parts = (outputs.features, outputs.attentions, outputs.values)
-    return {path: tuple(tensor.shape) for part in reversed(parts) for path, tensor in part.items()}
+    return {
+        (kind, path): tuple(tensor.shape) for kind in KINDS for path, tensor in getattr(outputs, kind).items()
+    }

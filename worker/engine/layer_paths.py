@@ -21,12 +21,14 @@ def find(model: nn.Module, path: str) -> nn.Module:
 
     Raises UnknownLayer, which names what is nearest.
     """
-    layers = dict(model.named_modules())
-    found = path if path in layers else _unwrapped(path, layers)
-    if isinstance(layers[found], nn.ModuleList | nn.ModuleDict):
-        inside = ", ".join(f"{path}.{name}" for name, _ in layers[found].named_children())
-        raise UnknownLayer(f"{shown(path, 200)} is a list of layers, of which each is run by itself: {inside}")
-    return layers[found]
+    layers: dict[str, nn.Module] = dict(model.named_modules())
+    layer = layers[path if path in layers else _unwrapped(path, layers)]
+    if isinstance(layer, nn.ModuleList | nn.ModuleDict):
+        inside = ", ".join(f"{path}.{name}" for name, _ in layer.named_children())
+        raise UnknownLayer(
+            f"{shown(path, 200)} is a list of layers, of which each is run by itself: {inside}"
+        )
+    return layer
 
 
 def unwrapped(path: str) -> str:
@@ -69,7 +71,7 @@ def _unwrapped(path: str, layers: Iterable[str]) -> str:
     for rule in rules:
         # A wrapper and what it wraps give the same: the outer one, which comes first, stands for both.
         fitting = [name for name in names if name and rule(name)]
-        if fitting and all(name.startswith(fitting[0]) for name in fitting):
+        if fitting and all(f"{name}.".startswith(f"{fitting[0]}.") for name in fitting):
             return fitting[0]
         if fitting:
             several = ", ".join(fitting[:NAMED])

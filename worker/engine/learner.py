@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from app.catalog.base import Context, Loss, Outputs
+from app.catalog.base import Loss, Outputs
 from app.catalog.measures import LOWER_IS_BETTER
 from worker.engine.device import Device, state_on_cpu
-from worker.engine.features import Tapped, Taps, paired, shapes
+from worker.engine.features import Tapped
+from worker.engine.looks import look
 from worker.engine.objective import Objective, Terms
 from worker.engine.schedule import make_optimizer
 from worker.engine.teaching import Heard, Teaching
@@ -25,7 +26,10 @@ Metrics = dict[str, float]
 
 
 class Learner:
-    """probe: one real batch, for the shapes of what the losses look at. Raises ShapeMismatch."""
+    """probe: one real batch, for the shapes of what the losses look at.
+
+    Raises ShapeMismatch and UnknownLayer.
+    """
 
     def __init__(
         self,
@@ -40,31 +44,26 @@ class Learner:
     ) -> None:
         self.module, self._device, self._training = student, device, training
         self.tapped = Tapped(student)
-        forms, context = self._context(list(forms), teaching, probe.part(slice(0, PROBED_ROWS)), rows)
-        self.objective = Objective(forms, context, device.on)
+        few = probe.part(slice(0, PROBED_ROWS))
+        self.looks = look(forms, self.tapped, teaching, few, rows=rows, seed=training.seed)
+        self.objective = Objective(self.looks.forms, self.looks.contexts, device.on)
         self._weights = list(student.parameters())
         self._learned = [*self._weights, *self.objective.parameters()]
         self.optimizer = make_optimizer(training.optimizer, self._learned)
         self.pulls: Metrics = {}
 
-    def _context(
-        self, forms: list[Loss], teaching: Teaching | None, probe: "Seen", rows: int
-    ) -> tuple[list[Loss], Context]:
-        """Taps student and teachers for what the losses look at."""
-        looking = [form for form in forms if form.needs & {"features", "attentions", "values"}]
-        if teaching is None or not looking:
-            return forms, Context(rows=rows, seed=self._training.seed)
-        modules = {k: live.module for k, live in teaching.live.items() if live.module is not None}
-        forms = paired(forms, self.module, modules, probe)
-        for form in forms:
-            mine, theirs = form.taps()
-            self.tapped.tap(Taps.of(mine, form.needs))
-            if theirs:
-                teaching.live[getattr(form, "teacher", 0)].tap(Taps.of(theirs, form.needs))
-        own = shapes(self.tapped, self.module, probe.student)
-        others = {k: shapes(teaching.live[k], modules[k], probe.teachers[k]) for k in modules}
-        merged = {path: shape for k in sorted(others, reverse=True) for path, shape in others[k].items()}
-        return forms, Context(own, merged, rows=rows, seed=self._training.seed)
+    def close(self) -> None:
+        """The module is as it was before, but for what it learned."""
+        self.tapped.close()
+
+    def told_pairs(self) -> list[str]:
+        """What `pairs: auto` became, a sentence a term."""
+        return [
+            f"{self.objective.names[place]} compares "
+            + ", ".join(f"{mine} with {theirs}" for mine, theirs in pairs)
+            + " (student with teacher), which stand at like depths."
+            for place, pairs in self.looks.chosen.items()
+        ]
 
     def begin(self, epoch: int, places: Sequence[int]) -> Terms:
         """The terms of an epoch; the module is in training mode from here on."""

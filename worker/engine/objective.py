@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from app.catalog.base import Batch, Context, Loss, Outputs
 from app.errors import NumericDivergence
+from worker.engine.layer_paths import placed
 from worker.engine.teaching import Heard
 
 if TYPE_CHECKING:
@@ -35,10 +37,15 @@ class Objective(nn.Module):
     checkpoints and never leaves with it.
     """
 
-    def __init__(self, forms: Sequence[Loss], context: Context, device: torch.device) -> None:
+    def __init__(self, forms: Sequence[Loss], contexts: Sequence[Context], device: torch.device) -> None:
+        """contexts: one a form. Raises ShapeMismatch, pointing at the loss."""
         super().__init__()
         self._forms, self._device = list(forms), device
-        self._built = [form.build(context) for form in forms]
+        self.computing: int | None = None  # the place of the term whose loss is being computed
+        self._built = [
+            placed(f"/losses/{place}", partial(form.build, context))
+            for place, (form, context) in enumerate(zip(forms, contexts, strict=True))
+        ]
         kinds = [form.kind for form in forms]
         self.names = [
             kind if kind not in kinds[:i] else f"{kind}_{kinds[:i].count(kind) + 1}"
@@ -75,12 +82,13 @@ class Objective(nn.Module):
 
     def values(self, terms: Terms, student: Outputs, heard: Heard, batch: Batch) -> Tensor:
         """Each term's loss of the batch, (terms,), without its weight."""
-        return torch.stack(
-            [
-                _sum([(share, built(own, other, batch)) for share, own, other in heard.pairs(form, student)])
-                for form, built in zip(terms.forms, terms.built, strict=True)
-            ]
-        )
+        values = []
+        for place, form, built in zip(terms.places, terms.forms, terms.built, strict=True):
+            self.computing = place
+            pairs = heard.pairs(form, student)
+            values.append(_sum([(share, built(own, other, batch)) for share, own, other in pairs]))
+        self.computing = None
+        return torch.stack(values)
 
     def reading(self, terms: Terms, means: Tensor) -> dict[str, float]:
         """Each term's mean by name, without its weight, and the weighted sum as `loss`. Waits for the

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from app.catalog.base import Architecture
+from app.catalog.features import LayerLoss
 from app.catalog.spec import LOSSES
-from app.errors import Fault, ShapeMismatch, TeacherLoadFailed
+from app.errors import Fault, Invalid, ShapeMismatch, TeacherLoadFailed
 from worker.data import Split, have_labels, open_rows
 from worker.engine import answers, teachers
 from worker.engine.course import stages, validator
@@ -21,6 +22,7 @@ from worker.engine.distill import Lesson, distill
 from worker.engine.export import write_all
 from worker.engine.fetch import Material
 from worker.engine.inputs import Inputs
+from worker.engine.layer_paths import at
 from worker.engine.learner import Learner, Metrics
 from worker.engine.metrics import judge_of
 from worker.engine.teaching import Teaching
@@ -66,8 +68,28 @@ def _learn(order: Order, student: nn.Module, lesson: Lesson) -> None:
         probe=lesson.inputs(index, 0),
         rows=len(index),
     )
-    distill([learner], lesson, training, watch=_Nobody(), finish=threading.Event())
-    learner.tapped.close()
+    for note in learner.told_pairs():
+        order.journal.note(note)
+    try:
+        distill([learner], lesson, training, watch=_Nobody(), finish=threading.Event())
+    except torch.OutOfMemoryError:
+        raise
+    except (Invalid, RuntimeError, ValueError, LookupError) as error:
+        raise _misfit(error, learner.objective.computing, lesson) from error
+    learner.close()
+
+
+def _misfit(error: Exception, place: int | None, lesson: Lesson) -> Exception:
+    """The error itself, or what it means where a loss was being computed: its place tells which."""
+    pointer = f"/losses/{place}"
+    if isinstance(error, Invalid):
+        return error if place is None else at(pointer, error)
+    if place is None or not isinstance(lesson.terms[place], LayerLoss):
+        return error
+    kind, said = lesson.terms[place].kind, [*str(error).splitlines(), type(error).__name__]
+    detail = f"{kind} cannot compare what the student and its teacher show: {said[0][:200]}"
+    fix = "choose layers whose shapes go together, or another loss"
+    return ShapeMismatch(detail, Fault(pointer, "shape_mismatch", detail, fix))
 
 
 def _heard(

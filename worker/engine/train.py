@@ -68,8 +68,10 @@ def train(order: Order, material: Material, answers: "dict[str, Array]", finish:
             break
         controls.append(_control(course, seed))
     if controls and controls[-1].stopped_by == "user":
-        return Taught(students, [], "the job was ended early, before the control had trained as long")
-    return Taught(students, controls, why)
+        return Taught(
+            students, [], "the job was ended early, before the control had trained as long", course.notes
+        )
+    return Taught(students, controls, why, course.notes)
 
 
 def _control(course: Course, seed: int) -> Trained:

@@ -19,6 +19,7 @@ class MiniLM(FeatureLoss):
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"attentions", "values"})
+    last_alone: ClassVar[bool] = True
     paper: ClassVar[str] = "Wang et al., 2020, MiniLM: Deep Self-Attention Distillation"
     definition: ClassVar[str] = (
         "sum_pairs mean over heads and counted tokens of KL(At ; As) + KL(Rt ; Rs), "
