@@ -8,7 +8,8 @@ from typing import Any, Literal
 import structlog
 
 from app.db.session import Sessions
-from app.services import jobs
+from app.services import hops, jobs
+from app.services.hops import Hop
 from app.services.jobs import Json, Point
 from app.services.models import Checkpoint
 
@@ -78,6 +79,12 @@ class Journal:
     def warn(self, kind: str, message: str, **data: Any) -> None:
         """A diagnosis with a suggestion."""
         self.note(message, "warning", "warning", kind=kind, **data)
+
+    def finish_hop(self, output: str, hop: Hop) -> None:
+        """Students on the way are model versions from here on. output: the model that the job's own joins."""
+        with self._sessions.write() as session:
+            hops.finish(session, self._job_id, self._attempt, output, hop)
+        log.info("hop finished", students=list(hop.students))
 
     def succeed(
         self, checkpoint: Checkpoint, manifest: str, artifacts: list[Json], outcome: Json, usage: Json

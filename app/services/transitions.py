@@ -1,6 +1,6 @@
 """The one way in which a job's row changes: a guarded UPDATE that moves `version` and numbers its events.
 
-Only services.jobs and services.submission use it.
+Only services.jobs, services.hops and services.submission use it.
 """
 
 from collections.abc import Sequence

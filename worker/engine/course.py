@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from app.catalog.base import Architecture, Loss
+from app.catalog.base import Loss
 from app.catalog.spec import LOSSES, Training
 from app.errors import NumericDivergence
 from worker.data import Split
-from worker.engine import teachers
+from worker.engine import hops, teachers
 from worker.engine.device import Rows
-from worker.engine.distill import Alone, Company, Lesson, Stage, Trained, distill
+from worker.engine.distill import Lesson, Stage, Trained, distill
+from worker.engine.ensemble import Ensemble
 from worker.engine.fetch import Material
 from worker.engine.inputs import Inputs
 from worker.engine.learner import Learner, Metrics
@@ -51,6 +52,7 @@ class Course:
         self._share, self._begun = 1 / runs, 0
         self.notes: list[str] = []  # for the report
         self.spec = order.resolved.spec
+        self.hops = self.spec.scheme.hops(self.spec.student.architecture)
 
     @cached_property
     def live(self) -> "dict[int, teachers.Live]":
@@ -93,26 +95,92 @@ class Course:
             if one.name in self.answers
         }
 
-    def lesson(
-        self,
-        teaching: Teaching | None = None,
-        *,
-        heard: "Array | None" = None,
-        company: Company = Alone(),  # noqa: B008  (it has no state)
-    ) -> Lesson:
-        """What a student is taught with. None: the teachers that were ordered. heard: the logits (n, C) that
-        its own are compared with on the validation rows."""
+    def lesson(self) -> Lesson:
+        """What a student is taught with by the teachers that were ordered."""
         rows, terms = self.material.training.rows, self.spec.terms()
         own = self.own_loss()
         return Lesson(
             terms=[*terms, own] if self.spec.training.finetune.epochs else terms,
             stages=stages(self.spec.training, terms, rows, self.material.training.labeled),
             inputs=self.inputs,
-            teaching=teaching or self.teachers,
-            validate=self.validator(self.heard.get("validation") if heard is None else heard),
+            teaching=self.teachers,
+            validate=self.validator(self.heard.get("validation")),
             metric=self.metric,
-            company=company,
         )
+
+    def lesson_of(self, trained: Trained) -> Lesson:
+        """What a student is taught with by another one alone, and measured against."""
+        module = self.order.new_student(trained.architecture, trained.seed)
+        module.load_state_dict(trained.state)
+        rows, split = self._rows(self.material.validation, self.order.preprocessing), self.material.validation
+        heard = predict(module, rows, split.rows, self.order.normalize)
+        taught = self.lesson()
+        alone = [  # the teachers' places are over: there is one
+            form.model_copy(update={"teacher": 0}) if hasattr(form, "teacher") else form
+            for form in taught.terms
+        ]
+        return replace(
+            taught,
+            terms=alone,
+            inputs=self.inputs_beside(module),
+            teaching=self.taught_by(module),
+            validate=self.validator(heard),
+        )
+
+    def taught_by(self, student: nn.Module) -> Teaching:
+        """One of our own as the teacher: its answers are given once, and asked for where a loss looks into
+        it."""
+        live = {0: teachers.WhiteBox(student)} if self.material.live else {}
+        answers = self.predicted(student, self.material.training)
+        return Teaching(Ensemble(None, [1.0]), Rows(answers[:, None], self.order.device), live)
+
+    def inputs_beside(self, student: nn.Module) -> Inputs:
+        """The training rows for a student that is taught by another one, which sees what it sees."""
+        if not self.material.live:
+            return self.inputs
+        order, rows = self.order, self._rows(self.material.training, self.order.preprocessing)
+        labels, live = Rows(self.material.training.labels, order.device), {0: (rows, order.normalize)}
+        return Inputs(rows, labels, order.normalize, token_mask=order.token_mask, live=live)
+
+    def newcomers(self, place: int, seed: int) -> list[nn.Module]:
+        """The students of a hop before any training; on the device."""
+        return [
+            self.order.new_student(seed=seed)
+            if name == "student"
+            else self.order.new_student(architecture, self.seed_of(name, seed))
+            for name, architecture in self.hops[place]
+        ]
+
+    def seed_of(self, name: str, seed: int) -> int:
+        """Of a student's first weights: the seed itself for the job's own, and one of its own for any
+        other."""
+        names = [one for hop in self.hops for one, _ in hop]
+        number = 0 if name == "student" else names.index(name) + 1
+        return (seed + number * self.spec.evaluation.seeds) % 2**32
+
+    def hop(self, place: int, modules: Sequence[nn.Module], lesson: Lesson, seed: int) -> dict[str, Trained]:
+        """Teaches the students of a hop, by name. Where one of them is not the job's own they are kept, once:
+        what an earlier attempt kept is not done again."""
+        hop = self.hops[place]
+        keeps = seed == self.order.seed and any(name != "student" for name, _ in hop)
+        if keeps and (found := self.found(place)) is not None:
+            self._begun += 1
+            return found
+        last, seeds = hop[-1][0], [self.seed_of(name, seed) for name, _ in hop]
+        trained = self.teach(modules, lesson, name=last, seed=seeds[-1])
+        done = {
+            name: replace(one, architecture=architecture, seed=own)
+            for one, (name, architecture), own in zip(trained, hop, seeds, strict=True)
+        }
+        if keeps:
+            self.keep(place, done)
+        return done
+
+    def found(self, place: int) -> dict[str, Trained] | None:
+        return hops.found(self.order, place, self.hops[place])
+
+    def keep(self, place: int, students: dict[str, Trained]) -> None:
+        hops.keep(self.order, self.material, place, students)
 
     def control_lesson(self) -> Lesson:
         """The task's own loss on the labeled rows alone, which come around again until the steps are as
@@ -133,11 +201,11 @@ class Course:
         named = self.order.task.metric if stopping is None or stopping.metric == "auto" else stopping.metric
         return named if len(self.material.validation.labeled) else self.judge.imitation
 
-    def teach(
-        self, students: Sequence[tuple[Architecture, nn.Module]], lesson: Lesson, *, name: str, seed: int
-    ) -> list[Trained]:
-        """Trains them together, usually one. name: what its metric points are found under. Raises
-        NumericDivergence."""
+    def teach(self, modules: Sequence[nn.Module], lesson: Lesson, *, name: str, seed: int) -> list[Trained]:
+        """Trains them together, usually one. name: what the last one's metric points are found under.
+
+        Raises NumericDivergence.
+        """
         training = self.training(seed)
         first = next(iter(lesson.stages))
         probe = lesson.inputs(torch.from_numpy(first.rows[: training.batch_size]), 0)
@@ -151,9 +219,10 @@ class Course:
                 probe=probe,
                 rows=len(self.material.training.labels),
             )
-            for _, module in students
+            for module in modules
         ]
-        prefix = "" if seed == self.order.seed else f"seed_{seed}_"
+        own = name in ("student", "control")
+        prefix = f"seed_{seed}_" if own and seed != self.order.seed else ""
         prefix += "" if name == "student" else f"{name}_"
         begun = self._begun * self._share
         watch = JobWatch(self.order.journal, prefix=prefix, first=begun, share=self._share)
@@ -163,10 +232,7 @@ class Course:
             learner.close()
         self.log_losses = watch.log_losses
         self.notes += [note for note in learners[-1].told_pairs() if note not in self.notes]
-        return [
-            replace(one, architecture=architecture, seed=seed)
-            for one, (architecture, _) in zip(trained, students, strict=True)
-        ]
+        return trained
 
     def training(self, seed: int) -> Training:
         return self.spec.training.model_copy(update={"seed": seed})

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from app.catalog.base import Bundle, Export, Frozen
+from app.catalog.base import Architecture, Bundle, Export, Frozen
 from app.errors import ExportFailed, ExportMismatch
 from app.serving.student import OnnxStudent
 from worker.engine.fetch import Material
@@ -58,14 +58,8 @@ class Exported:
 
 def export(order: Order, material: Material, student: nn.Module) -> list[Exported]:
     """Writes into the folder `export` of the job's. Raises ExportFailed, ExportMismatch."""
-    split = material.report
-    encoded = material.tables.laid_end_to_end(split, order.task, order.preprocessing)
-    rows = np.ascontiguousarray(order.normalize(encoded[split.rows[:COMPARED_ROWS]]))
-    calibration = material.tables.laid_end_to_end(material.training, order.task, order.preprocessing)
-    chosen = np.random.default_rng(order.seed).permutation(material.training.rows)[: _sample_rows(order)]
-    exported = write_all(
-        order, student, order.normalize(calibration[np.sort(chosen)]), rows, order.folder / "export"
-    )
+    split, (sample, rows) = material.report, samples(order, material)
+    exported = write_all(order, student, sample, rows, order.folder / "export")
     labels = split.labels[split.rows[: len(rows)]] if len(split.labeled) else None
     measured, judge = [], judge_of(order.task, order.preprocessing)
     for done, one in enumerate(exported):
@@ -79,15 +73,34 @@ def export(order: Order, material: Material, student: nn.Module) -> list[Exporte
     return measured
 
 
+def samples(order: Order, material: Material) -> "tuple[Array, Array]":
+    """Normalized training rows, for tracing and calibration, and those of the report that files are compared
+    on."""
+    split = material.report
+    encoded = material.tables.laid_end_to_end(split, order.task, order.preprocessing)
+    rows = np.ascontiguousarray(order.normalize(encoded[split.rows[:COMPARED_ROWS]]))
+    calibration = material.tables.laid_end_to_end(material.training, order.task, order.preprocessing)
+    chosen = np.random.default_rng(order.seed).permutation(material.training.rows)[: _sample_rows(order)]
+    return order.normalize(calibration[np.sort(chosen)]), rows
+
+
 def write_all(
-    order: Order, student: nn.Module, sample: "Array", rows: "Array", folder: Path
+    order: Order,
+    student: nn.Module,
+    sample: "Array",
+    rows: "Array",
+    folder: Path,
+    architecture: Architecture | None = None,
 ) -> list[Exported]:
-    """Every format, opened again. student: on the CPU, in eval mode. sample: for tracing and calibration."""
+    """Every format, opened again. student: on the CPU, in eval mode; architecture: its own, None: the job's.
+
+    sample, rows: as `samples` gives them.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     spec = order.resolved.spec
     bundle = Bundle(
         student=student,
-        architecture=spec.student.architecture,
+        architecture=architecture or spec.student.architecture,
         task=order.task,
         preprocessing=order.preprocessing,
         input=order.resolved.input,

@@ -2,14 +2,12 @@
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from app.catalog import onnx_file
-from app.catalog.spec import PinnedData
-from app.services import models
+from app.services import hops, models
 from app.services.jobs import Json
 from app.services.models import Checkpoint
+from worker.engine import versions
 from worker.engine.evaluate import Findings
 from worker.engine.export import Exported
 from worker.engine.fetch import Material
@@ -33,11 +31,15 @@ class Result:
 def register(
     order: Order, material: Material, taught: Taught, findings: Findings, exported: list[Exported]
 ) -> Result:
-    folder = order.folder / "export"
-    names = sorted({name for one in exported for name in one.files})
-    files = [_stored(order, folder / name, name) for name in names]
-    checkpoint = _checkpoint(order, folder, exported, files)
-    report = build(order, material, taught, findings, exported, files)
+    made = {hops.role_of(column): version for column, version in taught.versions.items()}
+    checkpoint = versions.checkpoint(
+        order,
+        order.folder / "export",
+        exported,
+        order.resolved.spec.student.architecture,
+        versions.lineage(order, versions.STUDENT, made),
+    )
+    report = build(order, material, taught, findings, exported, checkpoint.files)
     _tell(order, report)
     artifacts = [
         _artifact(order, "report.json", "application/json", report.model_dump_json(indent=2)),
@@ -45,7 +47,7 @@ def register(
         _artifact(order, "rows.json", "application/json", _rows(findings)),
     ]
     manifest = order.parts.blobs.put([models.manifest(checkpoint)]).sha256
-    return Result(checkpoint, manifest, artifacts, _outcome(report, taught), _usage(taught))
+    return Result(checkpoint, manifest, artifacts, _outcome(report, taught), _usage(order, taught))
 
 
 def _tell(order: Order, report: Report) -> None:
@@ -71,61 +73,6 @@ def _rows(findings: Findings) -> str:
     return json.dumps(told, indent=2, allow_nan=False)
 
 
-def _checkpoint(order: Order, folder: Path, exported: list[Exported], files: list[Json]) -> Checkpoint:
-    resolved, architecture = order.resolved, order.resolved.spec.student.architecture
-    weights = any(one.form.kind == "safetensors" for one in exported)
-    return Checkpoint(
-        source="job",
-        format=architecture.format if weights else "onnx",
-        family=architecture.kind if weights else "onnx",
-        task=order.task.kind,
-        labels=resolved.labels,
-        input=resolved.input.model_dump(mode="json"),
-        preprocessing=resolved.preprocessing,
-        gives=sorted(architecture.gives),
-        details=_details(order, folder) if weights else _black_box(order, exported),
-        parameters=resolved.parameters,
-        files=files,
-        lineage=_lineage(order),
-    )
-
-
-def _details(order: Order, folder: Path) -> Json:
-    architecture = order.resolved.spec.student.architecture
-    if architecture.format != "huggingface":
-        return {"config": architecture.model_dump(mode="json")}
-    config = json.loads((folder / "config.json").read_bytes())
-    preprocessor = folder / "preprocessor_config.json"
-    return {
-        "config": {key: value for key, value in config.items() if key not in ("id2label", "label2id")},
-        "preprocessor": json.loads(preprocessor.read_bytes()) if preprocessor.exists() else None,
-    }
-
-
-def _black_box(order: Order, exported: list[Exported]) -> Json:
-    """A student that left as ONNX alone can still teach, by its answers."""
-    name = onnx_file.INPUTS[order.task.modality]
-    return {"file": exported[0].files[0], "input": name, "output": "logits", "output_kind": "logits"}
-
-
-def _lineage(order: Order) -> Json:
-    resolved, data = order.resolved, order.resolved.data
-    pins = [("train", data.train), ("validation", data.validation), ("test", data.test)]
-    pins += [("unlabeled", pin) for pin in data.unlabeled]
-    return {
-        "job": order.job_id,
-        "teachers": [
-            {"version_id": teacher.version_id, "reference": teacher.reference, "digest": teacher.digest}
-            for teacher in resolved.teachers
-        ],
-        "datasets": [
-            {"role": role, "reference": pin.reference, "dataset_id": pin.dataset_id, "sha256": pin.sha256}
-            for role, pin in pins
-            if isinstance(pin, PinnedData)
-        ],
-    }
-
-
 def _outcome(report: Report, taught: Taught) -> Json:
     student = next(column for column in report.columns if column.name == "student")
     return {
@@ -135,21 +82,20 @@ def _outcome(report: Report, taught: Taught) -> Json:
         "best_step": taught.student.best_step,
         "metrics": {name: one.value for name, one in student.metrics.items()},
         "gap_recovered": None if report.gap_recovered is None else report.gap_recovered.value,
+        "versions": {column: version["reference"] for column, version in taught.versions.items()},
     }
 
 
-def _usage(taught: Taught) -> Json:
-    runs = [run for several in (*taught.students.values(), taught.controls) for run in several]
+def _usage(order: Order, taught: Taught) -> Json:
+    """Those who are trained together take their time once."""
+    spec = order.resolved.spec
+    last = [hop[-1][0] for hop in spec.scheme.hops(spec.student.architecture)]
+    runs = [*taught.controls, *(run for name in last for run in taught.students.get(name, []))]
     return {
         "training_s": round(sum(run.seconds for run in runs), 3),
         "steps": sum(run.steps for run in runs),
         "samples": sum(run.samples for run in runs),
     }
-
-
-def _stored(order: Order, path: Path, name: str) -> Json:
-    blob = order.parts.blobs.put_file(path)
-    return {"path": name, "sha256": blob.sha256, "size": blob.size}
 
 
 def _artifact(order: Order, name: str, media_type: str, text: str) -> Json:

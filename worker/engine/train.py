@@ -2,12 +2,15 @@
 but the teacher."""
 
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from app.catalog.base import Scheme
+from app.services.jobs import Json
 from worker.engine.course import Course
 from worker.engine.distill import Trained
 from worker.engine.fetch import Material
+from worker.engine.hops import versions
 from worker.engine.learner import Metrics
 from worker.engine.schemes import ARRANGE
 from worker.engine.validate import Order
@@ -25,13 +28,17 @@ OVERFITS = 1.2  # times the lowest validation log loss, at the end
 class Taught:
     """students: by column, `student`, the job's own, last; of it there is one a seed, of the others one.
 
-    controls: one a seed; none, and `why` says why. notes: for the report.
+    controls: one a seed; none, and `why` says why. notes: for the report. ensembles: columns that are the
+    mean of the probabilities of others. versions: {version_id, reference, digest} of the model versions
+    that students on the way have become, by column.
     """
 
     students: dict[str, list[Trained]]
     controls: list[Trained]
     why: str
     notes: list[str] = field(default_factory=list)
+    ensembles: dict[str, list[str]] = field(default_factory=dict)
+    versions: dict[str, Json] = field(default_factory=dict)
 
     @property
     def student(self) -> Trained:
@@ -48,7 +55,7 @@ def train(order: Order, material: Material, answers: "dict[str, Array]", finish:
     """Raises NumericDivergence."""
     spec, why = order.resolved.spec, _no_control(order, material)
     seeds = range(order.seed, order.seed + spec.evaluation.seeds)
-    before = len(spec.scheme.students(spec.student.architecture)) - 1
+    before = len(spec.scheme.hops(spec.student.architecture)) - 1
     course = Course(order, material, answers, finish, runs=before + len(seeds) * (1 if why else 2))
     arranged = ARRANGE[spec.scheme.kind](course, spec.scheme)
     students = {name: [one] for name, one in arranged.before.items()}
@@ -68,16 +75,19 @@ def train(order: Order, material: Material, answers: "dict[str, Array]", finish:
             break
         controls.append(_control(course, seed))
     if controls and controls[-1].stopped_by == "user":
-        return Taught(
-            students, [], "the job was ended early, before the control had trained as long", course.notes
-        )
-    return Taught(students, controls, why, course.notes)
+        why, controls = "the job was ended early, before the control had trained as long", []
+    return Taught(students, controls, why, course.notes, _ensembles(spec.scheme, students), versions(order))
+
+
+def _ensembles(scheme: Scheme, students: dict[str, list[Trained]]) -> dict[str, list[str]]:
+    """Those of the scheme whose students are all there: who ends a job early has not all of them."""
+    return {name: of for name, of in scheme.ensembles().items() if set(of) <= set(students)}
 
 
 def _control(course: Course, seed: int) -> Trained:
-    architecture = course.spec.student.architecture
     student = course.order.new_student(seed=seed)
-    return course.teach([(architecture, student)], course.control_lesson(), name="control", seed=seed)[0]
+    (trained,) = course.teach([student], course.control_lesson(), name="control", seed=seed)
+    return replace(trained, architecture=course.spec.student.architecture, seed=seed)
 
 
 def _no_control(order: Order, material: Material) -> str:
