@@ -26,7 +26,7 @@ _HOW = "Send application/json, one image as image/png or the like, or images as 
 
 @router.post("/predict", openapi_extra=described(named_in_path=False), responses=ANSWERS)
 async def predict(request: Request, parts: PartsDep, principal: PrincipalDep) -> JSONResponse:
-    """Asks a student: rows of a table, or images as base64, as files of a form, or one as the body itself."""
+    """Asks a student: rows of a table, texts, or images as base64, as files of a form, or one as the body."""
     return await _predict(request, parts, principal.project_id, None)
 
 

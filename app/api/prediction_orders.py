@@ -129,7 +129,8 @@ _INPUTS = {
     "minItems": 1,
     "maxItems": MAX_ROWS,
     "items": {
-        "description": "a table's row, by column or as a list in the columns' order; or an image in base64",
+        "description": "a table's row, by column or as a list in the columns' order; a text, as it is or by "
+        "its column; or an image in base64",
         "anyOf": [{"type": "object"}, {"type": "array", "items": {}}, {"type": "string"}],
     },
 }

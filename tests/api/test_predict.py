@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +20,15 @@ from app.ports.parts import Parts
 from app.services import models
 from app.services.predictions import MAX_ROWS
 from app.settings import Settings
-from tests.serving.students import PROJECT, add_digits, add_plants, checkpoint, digit, expected_logits
+from tests.serving.students import (
+    PROJECT,
+    add_digits,
+    add_plants,
+    add_reviews,
+    checkpoint,
+    digit,
+    expected_logits,
+)
 
 ROW = {"height": 14, "color": "yellow"}
 
@@ -38,6 +47,7 @@ def client(application: FastAPI) -> Iterator[TestClient]:
             add_digits(session, parts.blobs, seed=1, alias="champion")
             add_digits(session, parts.blobs, seed=2)
             add_plants(session, parts.blobs)
+            add_reviews(session, parts.blobs)
         yield client
 
 
@@ -89,6 +99,38 @@ def test_an_image_is_answered_the_same_however_it_is_sent(client: TestClient) ->
     assert len(first[0]["top"]) == 3
     assert all(answer.json()["predictions"] == first for answer in sent)
     assert {answer.json()["model"] for answer in sent} == {"digits@1"}
+
+
+def test_a_text_is_answered_as_it_is_or_by_its_column(client: TestClient) -> None:
+    inputs = ["good", {"review": "bad bad"}, "", "good " * 9, "bad good bad 京都"]
+    answer = client.post("/predict", json={"model": "reviews", "inputs": inputs, "top_k": 2})
+    assert answer.status_code == 200, answer.text
+    body = answer.json()
+    assert [one["label"] for one in body["predictions"]] == ["good", "bad", "good", "good", "bad"]
+    odds = [one["top"][0]["probability"] for one in body["predictions"]]
+    wanted = [1 / (1 + math.exp(-sums)) for sums in (4, 8, 0, 28, 4)]  # of nine words seven are read
+    assert odds == pytest.approx(wanted, abs=1e-6)
+    named = client.post("/v1/models/reviews/predict", json={"inputs": ["bad"] * 100})
+    assert [one["label"] for one in named.json()["predictions"]] == ["bad"] * 100
+
+
+@pytest.mark.parametrize(
+    ("sent", "pointer"),
+    [
+        ({"content": digit(0), "headers": {"content-type": "image/png"}}, "/inputs/0"),
+        ({"files": [("file", b"good")]}, "/file/0"),
+        ({"json": {"inputs": [7]}}, "/inputs/0"),
+        ({"json": {"inputs": [None]}}, "/inputs/0"),
+        ({"json": {"inputs": [["good"]]}}, "/inputs/0"),
+        ({"json": {"inputs": [{"text": "good"}]}}, "/inputs/0"),
+    ],
+)
+def test_what_is_no_text_is_refused_with_the_way_to_send_one(
+    client: TestClient, sent: dict[str, Any], pointer: str
+) -> None:
+    answer = client.post("/v1/models/reviews/predict", **sent)
+    refused(answer, 422, "invalid_data", pointer)
+    assert '{"inputs": ["a text"' in answer.json()["errors"][0]["fix"]
 
 
 def test_several_files_are_answered_in_order(client: TestClient) -> None:

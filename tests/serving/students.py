@@ -9,6 +9,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from sqlalchemy.orm import Session
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
+from tokenizers.processors import TemplateProcessing
 
 from app.db.tables import ModelVersion
 from app.ports.blobs import Blobs
@@ -17,6 +21,7 @@ from app.services.models import Checkpoint, register
 PROJECT = "prj_default"
 DIGITS = [str(digit) for digit in range(10)]
 IMAGES = {"channels": 1, "size": [8, 8], "resize": [8, 8], "mean": [0.5], "std": [0.5]}
+TOKENS = ["[PAD]", "[UNK]", "[CLS]", "good", "bad"]
 PLANTS = ["rose", "tulip"]
 TABLE = {
     "features": [
@@ -77,6 +82,36 @@ def add_plants(session: Session, blobs: Blobs, name: str = "plants", **rest: Any
         "preprocessing": TABLE,
     }
     return register(session, PROJECT, name, checkpoint(blobs, linear_onnx(weight, (3,)), **changes), **rest)
+
+
+def bag_of_words(weight: NDArray[np.float32]) -> bytes:
+    """logits = the sum of the tokens' rows of `weight`, (vocabulary, classes); 0 is padding."""
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", "tokens"])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", weight.shape[1]])
+    weight[0] = 0
+    constants = [numpy_helper.from_array(weight, "weight"), numpy_helper.from_array(np.array([1]), "axis")]
+    nodes = [helper.make_node("Gather", ["weight", "input_ids"], ["rows"])]
+    nodes.append(helper.make_node("ReduceSum", ["rows", "axis"], ["logits"], keepdims=0))
+    graph = helper.make_graph(nodes, "words", [ids], [logits], constants)
+    opset = [helper.make_opsetid("", 18)]
+    return bytes(helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString())
+
+
+def add_reviews(session: Session, blobs: Blobs, name: str = "reviews", **rest: Any) -> ModelVersion:
+    """A student of texts that says good for each `good`, and bad for each `bad`."""
+    reads = Tokenizer(WordLevel({token: place for place, token in enumerate(TOKENS)}, unk_token=TOKENS[1]))
+    reads.pre_tokenizer = Whitespace()
+    reads.post_processor = TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 2)])
+    tokenizer = blobs.put([reads.to_str().encode()])
+    weight = np.array([[0, 0], [0, 0], [0, 0], [4, 0], [0, 4]], np.float32)
+    changes = {
+        "task": "text_classification", "labels": ["good", "bad"],
+        "input": {"modality": "text", "shape": [8], "vocabulary": 5, "pad": 0},
+        "preprocessing": {
+            "column": "review", "tokenizer": tokenizer.sha256, "vocabulary": 5, "pad": 0, "max_length": 8
+        },
+    }  # fmt: skip
+    return register(session, PROJECT, name, checkpoint(blobs, bag_of_words(weight), **changes), **rest)
 
 
 def weights(seed: int, inputs: int, classes: int) -> NDArray[np.float32]:
