@@ -231,6 +231,26 @@ def test_a_row_that_does_not_count_is_not_there(kind: str) -> None:
     torch.testing.assert_close(value(kind)(s, t, tokens), expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("kind", sorted({*OVER_TOKENS, "attention_mse", "minilm"} - {"similarity", "pkd"}))
+def test_parts_of_padded_rows_add_up_by_what_they_count(kind: str) -> None:
+    mask = torch.tensor(
+        [[True] * 5, [True] * 2 + [False] * 3, [True] * 3 + [False] * 2, [True, *[False] * 4]]
+    )
+    sizes = [(4, 2, 5, 5), (4, 2, 5, 3)] if "attentions" in LOSSES[kind].needs else [(4, 5, 3)] * 2
+    s, t = ([random(*size, seed=place + 9 * side) for place, size in enumerate(sizes)] for side in (0, 1))
+    if kind == "attention_mse":
+        s, t = s[:1], t[:1]
+    if "attentions" in LOSSES[kind].needs:
+        s[0], t[0] = s[0].softmax(-1), t[0].softmax(-1)
+    loss, total, counts = form(kind), torch.zeros((), dtype=torch.float64), 0
+    for rows in (slice(0, 1), slice(1, 4)):
+        count = int(loss.count(Batch(mask=mask[rows]), len(mask[rows])))
+        total += count * value(kind)([one[rows] for one in s], [one[rows] for one in t], mask[rows])
+        counts += count
+    assert counts == int(loss.count(Batch(mask=mask), 4))
+    torch.testing.assert_close(total / counts, value(kind)(s, t, mask), rtol=1e-12, atol=0)
+
+
 # ---- how two layers meet
 
 

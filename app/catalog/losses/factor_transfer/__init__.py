@@ -20,7 +20,6 @@ class FactorTransfer(FeatureLoss):
     it learns beside them. Rebuilding always has weight 1, whatever the term has. Summed over the pairs.
     """
 
-    by_rows: ClassVar[bool] = True
     across_families: ClassVar[str] = (
         "61.8 against 64.6 without a teacher for vgg13 to MobileNetV2, CIFAR-100, RepDistiller's table"
     )
