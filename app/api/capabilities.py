@@ -10,8 +10,9 @@ from typing import Any
 from fastapi import APIRouter
 
 from app.api.dependencies import PartsDep
-from app.catalog.base import Plugin
+from app.catalog.base import Frozen
 from app.catalog.spec import ARCHITECTURES, EXPORTS, LOSSES, SCHEMES, TASKS
+from app.catalog.sweep import Choice, FloatRange, IntRange, MedianRule
 from app.settings import Settings
 from app.strict_json import MAX_DEPTH
 
@@ -29,7 +30,7 @@ _LIMITS = (
 
 @router.get("")
 def capabilities(parts: PartsDep) -> dict[str, Any]:
-    """Tasks, architectures, losses, schemes and exports with their JSON Schemas; limits, versions."""
+    """What may be ordered and what a sweep may vary, with their JSON Schemas; limits, versions."""
     limits = {name: getattr(parts.settings, name) for name in _LIMITS} | {"max_json_depth": MAX_DEPTH}
     return {**_catalog(), "limits": limits, "devices": _devices(parts.settings), "versions": _versions()}
 
@@ -42,10 +43,14 @@ def _catalog() -> dict[str, Any]:
         "losses": _described(LOSSES, "needs", "batch_statistic", "paper"),
         "schemes": _described(SCHEMES),
         "exports": _described(EXPORTS, "serves", "tolerance"),
+        "sweeps": {
+            "space": _described({"float": FloatRange, "int": IntRange, "choice": Choice}),
+            "pruning": _described({"median": MedianRule}),
+        },
     }
 
 
-def _described(plugins: Mapping[str, type[Plugin]], *facts: str) -> list[dict[str, Any]]:
+def _described(plugins: Mapping[str, type[Frozen]], *facts: str) -> list[dict[str, Any]]:
     return [
         {
             "kind": kind,

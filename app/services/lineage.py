@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.db.tables import Job, JobReference, Model, ModelVersion
+from app.db.tables import Job, JobReference, Model, ModelVersion, SweepTrial
 
 MAX_DEPTH = 16
 MAX_VERSIONS = 200
@@ -56,7 +56,11 @@ class _Tree:
         told = {key: value for key, value in version.lineage.items() if key != "teachers"}
         return {
             **self.brief(version),
-            "lineage": {**told, "teachers": [teacher for teacher in teachers if teacher]},
+            "lineage": {
+                **told,
+                **self._trial(told),
+                "teachers": [teacher for teacher in teachers if teacher],
+            },
         }
 
     def brief(self, version: ModelVersion) -> Json:
@@ -69,6 +73,12 @@ class _Tree:
             "family": version.family,
             "parameters": version.parameters,
         }
+
+    def _trial(self, told: Mapping[str, Any]) -> Json:
+        """Of which sweep its job was a trial, if of any that is still there."""
+        of_job = select(SweepTrial.sweep_id, SweepTrial.number).where(SweepTrial.job_id == told.get("job"))
+        row = self._session.execute(of_job).one_or_none() if told.get("job") else None
+        return {} if row is None else {"sweep": row[0], "trial": row[1]}
 
     def _teacher(self, told: Mapping[str, Any], depth: int) -> Json | None:
         version = self._session.get(ModelVersion, told["version_id"])

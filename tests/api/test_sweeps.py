@@ -27,7 +27,7 @@ def sessions(settings: Settings) -> Iterator[Sessions]:
 
 @pytest.fixture
 def client(settings: Settings, sessions: Sessions) -> Iterator[TestClient]:
-    """An API whose only worker has no slot for the trials, which ask for a GPU; its lookout steps the sweeps."""
+    """An API whose only worker has no slot for trials, which ask for a GPU; its lookout steps the sweeps."""
     with TestClient(create_app(settings), base_url="http://localhost") as client:
         with sessions.write() as session:
             orders.stock(session)

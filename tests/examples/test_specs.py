@@ -24,9 +24,8 @@ SPECS = {
     path.stem: json.loads(path.read_text())
     for path in sorted((Path(examples.__file__).parent / "specs").glob("*.json"))
 }
-JOBS = [
-    name for name, spec in SPECS.items() if "task" in spec
-]  # the others are sweeps, with tests of their own
+JOBS = [name for name, spec in SPECS.items() if "task" in spec]
+SWEEPS = [name for name in SPECS if name not in JOBS]  # what trials come to, other tests ask
 AFTER_STAGES = 1  # epochs that follow the longest first stage
 
 
@@ -67,6 +66,13 @@ def test_it_ends_with_a_student_that_answers(name: str, house: tuple[TestClient,
     assert ended["output"]["model"] == f"{SPECS[name]['output']['model']}@1"
     report = client.get(f"/v1/jobs/{job.id}/report").json()
     assert "student" in {column["name"] for column in report["columns"]}
+
+
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_would_be_accepted(name: str, house: tuple[TestClient, Parts]) -> None:
+    planned = house[0].post("/v1/sweeps/plan", json=SPECS[name]).json()
+    assert planned["ok"], planned["checks"]
+    assert planned["trials"] == SPECS[name]["budget"]["trials"]
 
 
 def shortened(spec: dict[str, Any]) -> dict[str, Any]:

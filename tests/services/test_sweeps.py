@@ -16,7 +16,17 @@ from app.errors import IdempotencyKeyReused, Invalid, NotFound, StateConflict
 from app.ports.blobs import Blobs
 from app.ports.parts import Parts
 from app.ports.predictor import Predictor
-from app.services import job_records, jobs, models, search, submission, sweep_plan, sweep_steps, sweeps
+from app.services import (
+    job_records,
+    jobs,
+    lineage,
+    models,
+    search,
+    submission,
+    sweep_plan,
+    sweep_steps,
+    sweeps,
+)
 from app.services.jobs import Point
 from app.services.search import Tried
 from app.services.transitions import PHASES
@@ -606,13 +616,18 @@ def test_an_ended_sweep_is_deleted_and_its_students_stay(shop: Shop) -> None:
         sweeps.remove(session, PROJECT, sweep_id)
     shop.step()
     job = shop.carried_out([0.5])
+    with shop.parts.sessions.read() as session:
+        student = session.get_one(ModelVersion, session.get_one(Job, job.id).output_version_id)
+        told = lineage.lineage(session, student)["lineage"]
+        assert (told["job"], told["sweep"], told["trial"]) == (job.id, sweep_id, 0)
     with shop.parts.sessions.write() as session:
         sweeps.remove(session, PROJECT, sweep_id)
     with shop.parts.sessions.read() as session:
         assert session.scalars(select(SweepTrial)).all() == []
         output = session.get_one(Job, job.id).output_version_id
         assert models.find(session, PROJECT, f"model:tiny-{sweep_id}").id == output
-        assert session.get(ModelVersion, output) is not None
+        version = session.get_one(ModelVersion, output)
+        assert "sweep" not in lineage.lineage(session, version)["lineage"]
 
 
 def test_another_project_sees_nothing(shop: Shop) -> None:
