@@ -117,6 +117,10 @@ def test_embedded_from_upload_to_prediction(service: Callable[..., httpx.Client]
     assert {column["name"] for column in report["columns"]} >= {"control", "student"}
     markdown = client.get(f"/v1/jobs/{job['id']}/report", headers={"Accept": "text/markdown"})
     assert markdown.text.startswith("#")
+    parted = ask(client, "GET", f"/v1/jobs/{job['id']}/rows")["data"]
+    assert parted[0]["apart"] >= parted[-1]["apart"]
+    kept = ask(client, "GET", "/v1/datasets/digits/versions/1/rows?split=test&limit=200")["data"]
+    assert {row["row"]: row["values"]["label"] for row in kept}[parted[0]["row"]] == parted[0]["label"]
     curve = ask(client, "GET", f"/v1/jobs/{job['id']}/metrics?split=validation")["data"]
     assert "accuracy" in {series["name"] for series in curve}
     table = client.get(f"/v1/jobs/{job['id']}/metrics", headers={"Accept": "text/csv"}).text

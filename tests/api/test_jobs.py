@@ -185,7 +185,7 @@ def test_what_is_not_there_yet_is_a_conflict_and_what_never_is_is_not_found(clie
     client.post(f"/v1/jobs/{job['id']}/cancel")
     assert client.get(f"/v1/jobs/{job['id']}/report").status_code == 404
     assert client.get(f"/v1/jobs/{job['id']}/artifacts").json()["data"] == []
-    for path in ("", "/events", "/metrics", "/report", "/artifacts", "/artifacts/report.json"):
+    for path in ("", "/events", "/metrics", "/report", "/rows", "/artifacts", "/artifacts/report.json"):
         assert client.get(f"/v1/jobs/job_none{path}").status_code == 404
 
 

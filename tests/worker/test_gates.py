@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from app.catalog.spec import Gate, Limits
 from worker.engine.classes import OfClasses
-from worker.engine.gates import Verdict, judged, within_limits
+from worker.engine.gates import GateResult, judged, within_limits
 from worker.engine.metrics import Scored, score
 from worker.engine.values import OfNumbers
 
@@ -35,7 +35,7 @@ def numbers() -> dict[str, Scored]:
     return score(logits, labels, ["y"], judge=judge, teacher="teacher", resamples=200, seed=0)
 
 
-def one(columns: dict[str, Scored], **gate: Any) -> Verdict:
+def one(columns: dict[str, Scored], **gate: Any) -> GateResult:
     (verdict,) = judged([Gate(**gate)], columns, "teacher")
     return verdict
 

@@ -143,8 +143,8 @@ def test_a_forest_teaches_a_perceptron_numbers_in_their_own_unit(
     assert first["apart"] == pytest.approx(
         abs(first["teacher"]["value"] - first["student"]["value"]), rel=1e-4
     )
-    assert first["label"] == pytest.approx(Y[300 + first["row"]], rel=1e-4)
-    assert first["student"]["value"] == pytest.approx(served[first["row"]], rel=1e-4)
+    assert first["label"] == pytest.approx(Y[299 + first["row"]], rel=1e-4)
+    assert first["student"]["value"] == pytest.approx(served[first["row"] - 1], rel=1e-4)
     assert first["apart"] >= parted["data"][-1]["apart"]
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 SMALLEST, LARGEST = 1e-12, 1e6  # a divisor, and a ratio: finite also where the other has 0
 
 
-class Verdict(Frozen):
+class GateResult(Frozen):
     """gate: as it was ordered, or {limit, max}. bound: what was held against the bar; null: nothing was."""
 
     gate: dict[str, Any]
@@ -31,7 +31,7 @@ class Verdict(Frozen):
     detail: str
 
 
-def judged(gates: Sequence[Gate], columns: Mapping[str, Scored], teacher: str | None) -> list[Verdict]:
+def judged(gates: Sequence[Gate], columns: Mapping[str, Scored], teacher: str | None) -> list[GateResult]:
     """teacher: the column that stands for all teachers."""
     names = {"teacher": teacher, "control": "control"}
     return [_judged(gate, columns, None if gate.versus is None else names[gate.versus]) for gate in gates]
@@ -39,7 +39,7 @@ def judged(gates: Sequence[Gate], columns: Mapping[str, Scored], teacher: str | 
 
 def within_limits(
     limits: Limits, *, parameters: int, largest_file: int, latency_ms: float | None
-) -> list[Verdict]:
+) -> list[GateResult]:
     """One verdict for each limit that was set. latency_ms: None: no file is served."""
     measured = {
         "max_parameters": (limits.max_parameters, parameters, "parameters"),
@@ -51,7 +51,7 @@ def within_limits(
         ),
     }
     return [
-        Verdict(
+        GateResult(
             gate={"limit": name, "max": most},
             value=found,
             bound=found,
@@ -64,13 +64,13 @@ def within_limits(
     ]
 
 
-def _judged(gate: Gate, columns: Mapping[str, Scored], other: str | None) -> Verdict:
+def _judged(gate: Gate, columns: Mapping[str, Scored], other: str | None) -> GateResult:
     told = gate.model_dump(exclude_none=True)
     student = columns["student"]
     lacking = gate.metric not in student.metrics or (gate.versus and (other is None or other not in columns))
     if lacking:
         what = gate.metric if gate.metric not in student.metrics else f"{gate.versus} to compare with"
-        return Verdict(
+        return GateResult(
             gate=told, value=None, bound=None, passed=False, detail=f"there is no {what} in this report"
         )
     against = None if other is None else columns[other]
@@ -80,7 +80,7 @@ def _judged(gate: Gate, columns: Mapping[str, Scored], other: str | None) -> Ver
     side, need = ("upper", "at most") if upper else ("lower", "at least")
     found = "there is no interval of one row" if bound is None else f"its {side} bound is {bound:.4f}"
     detail = f"{what} is {measured.value:.4f}; {found}, {need} {bar:.4f} is needed"
-    return Verdict(gate=told, value=measured.value, bound=bound, passed=passed, detail=detail)
+    return GateResult(gate=told, value=measured.value, bound=bound, passed=passed, detail=detail)
 
 
 def _measured(gate: Gate, student: Scored, other: Scored | None) -> tuple[Interval, float, bool, str]:

@@ -22,8 +22,9 @@ SHOWN_LABELS = 3
 def furthest(order: Order, split: Split, judge: Judge, student: "Array", teacher: "Array") -> "list[Json]":
     """The rows, furthest first. student, teacher: logits (n, C) of the split's rows.
 
-    `row` counts from 0 in the file that `data` names; `apart` is KL(teacher ; student) in nats, or of numbers
-    the absolute difference; `teacher` and `student` are their answers as /predict gives them.
+    `row` counts from 1 in the split that `data` names, as the dataset's rows do; `apart` is
+    KL(teacher ; student) in nats, or of numbers the absolute difference; `teacher` and `student` are their
+    answers as /predict gives them.
     """
     apart = judge.apart(student, teacher)
     places = np.argsort(-apart, kind="stable")[:SHOWN_ROWS]
@@ -37,7 +38,7 @@ def furthest(order: Order, split: Split, judge: Judge, student: "Array", teacher
             {
                 "split": split.name,
                 "data": split.pins[file].reference,
-                "row": row - int(starts[file]),
+                "row": row - int(starts[file]) + 1,
                 "label": _label(order, split.labels[row]),
                 "apart": float(apart[place]),
                 "teacher": taught,

@@ -6,23 +6,22 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from app.catalog.base import Frozen
-from app.catalog.measures import LOWER_IS_BETTER, SHARES
-from app.catalog.spec import PinnedData, ResolvedData
 from worker.engine.classes import ClassScore
 from worker.engine.cost import Cost
 from worker.engine.distill import Trained
 from worker.engine.evaluate import Findings
 from worker.engine.export import Exported, Latency
 from worker.engine.fetch import Material
-from worker.engine.gates import Verdict, judged, within_limits
+from worker.engine.gates import GateResult, judged, within_limits
 from worker.engine.intervals import Interval
 from worker.engine.metrics import Inherited
+from worker.engine.notes import notes, of_the_gates, seeds
 from worker.engine.slices import Slice
 from worker.engine.train import Taught
 from worker.engine.validate import Order
+from worker.engine.verdict import ordered, verdict
 
 LIBRARIES = ("stillhouse", "torch", "transformers", "onnx", "onnxruntime", "scikit-learn", "scipy", "numpy")
-FEW_SEEDS = 5
 
 Json = dict[str, Any]
 
@@ -111,7 +110,7 @@ class Report(Frozen):
     gap_recovered: Interval | None
     inherited: Inherited | None
     slices: list[Slice]
-    gates: list[Verdict]
+    gates: list[GateResult]
     exports: list[ExportRow]
     cost: Cost
     training: dict[str, Run]
@@ -129,7 +128,7 @@ def build(
     files: list[Json],
 ) -> Report:
     """files: [{path, sha256, size}] of all that the student consists of."""
-    shown = {name: one for name, one in findings.columns.items() if _ordered(order, name)}
+    shown = {name: one for name, one in findings.columns.items() if ordered(order, name)}
     rows = [_export(one, files) for one in exported]
     gates = _gates(order, findings, rows)
     return Report(
@@ -141,7 +140,7 @@ def build(
         rows=findings.rows,
         labeled=findings.labeled,
         likened=findings.likened,
-        seeds=_seeds(order),
+        seeds=seeds(taught),
         columns=[_column(order, findings, taught, name) for name in shown],
         differences=[
             Difference(column=a, minus=b, metrics=metrics)
@@ -161,62 +160,9 @@ def build(
             "validation": len(material.validation.rows),
             material.report.name: findings.rows,
         },
-        notes=[*_notes(order, material, findings, taught), *_of_the_gates(order, gates), *taught.notes],
-        provenance=_provenance(order),
+        notes=[*notes(order, material, findings, taught), *of_the_gates(order, gates), *taught.notes],
+        provenance=_provenance(order, taught),
     )
-
-
-def verdict(order: Order, findings: Findings) -> str:
-    """One sentence, which reads the bounds of the intervals and not the values alone."""
-    student, metric = findings.columns["student"].metrics, order.task.metric
-    count = order.resolved.spec.evaluation.seeds
-    trained = "one seed; rows only" if count == 1 else f"{count} seeds"
-    if not findings.labeled:
-        return f"{_imitated(findings, student)} ({trained})."
-    said = [
-        _against(metric, findings.differences["student", other][metric], _named(other))
-        for other in (findings.teacher, "control")
-        if other and ("student", other) in findings.differences and _ordered(order, other)
-    ]
-    reached = f"The student reaches {_amount(metric, student[metric].value)} {metric}" + (
-        f": {' and '.join(said)}" if said else ""
-    )
-    return f"{reached} ({findings.rows} rows; {trained})."
-
-
-def _imitated(findings: Findings, student: dict[str, Interval]) -> str:
-    if findings.likened is None:
-        return "The student has neither labels nor a teacher to be measured by"
-    whom = _named(findings.likened)
-    if "agreement" in student:
-        shared = f"{student['agreement'].value:.1%} of {findings.rows} unlabeled rows"
-        return f"The student agrees with {whom} on {shared}"
-    (name, apart), *_ = student.items()
-    return f"The student is {apart.value:.4g} ({name}) from {whom} on {findings.rows} unlabeled rows"
-
-
-def _named(column: str) -> str:
-    named = {"teacher": "the teacher", "ensemble": "the ensemble of its teachers", "control": "the control"}
-    return named.get(column, column)
-
-
-def _ordered(order: Order, column: str) -> bool:
-    """Whether evaluation.compare asks for the column; it never leaves out the student's."""
-    of_teachers = column == "ensemble" or column.startswith("teacher")
-    return not of_teachers or "teacher" in order.resolved.spec.evaluation.compare
-
-
-def _against(metric: str, gap: Interval, whom: str) -> str:
-    if not gap.excludes_zero:
-        return f"within noise of {whom}"
-    if metric in LOWER_IS_BETTER:
-        return f"{_amount(metric, abs(gap.value))} {'better' if gap.value < 0 else 'worse'} than {whom}"
-    apart = f"{abs(gap.value) * 100:.1f} points" if metric in SHARES else f"{abs(gap.value):.4g}"
-    return f"{apart} {'above' if gap.value > 0 else 'below'} {whom}"
-
-
-def _amount(metric: str, value: float) -> str:
-    return f"{value:.1%}" if metric in SHARES else f"{value:.4g}"
 
 
 def _column(order: Order, findings: Findings, taught: Taught, name: str) -> Column:
@@ -245,10 +191,6 @@ def _about(order: Order, findings: Findings, name: str) -> Json:
     return {"about": about, "parameters": findings.parameters[name]}
 
 
-def _seeds(order: Order) -> list[int]:
-    return list(range(order.seed, order.seed + order.resolved.spec.evaluation.seeds))
-
-
 def _runs(taught: Taught) -> dict[str, Trained]:
     """Every training by its column, and from the second seed on with it."""
     columns = {**taught.students, "control": taught.controls}
@@ -259,7 +201,7 @@ def _runs(taught: Taught) -> dict[str, Trained]:
     }
 
 
-def _gates(order: Order, findings: Findings, rows: list[ExportRow]) -> list[Verdict]:
+def _gates(order: Order, findings: Findings, rows: list[ExportRow]) -> list[GateResult]:
     spec = order.resolved.spec
     served = [one.latency[0].p50_ms for one in rows if one.runtime == "onnxruntime"]
     sizes = [file["size"] for one in rows for file in one.files]
@@ -303,72 +245,13 @@ def _export(one: Exported, files: list[Json]) -> ExportRow:
     )
 
 
-def _notes(order: Order, material: Material, findings: Findings, taught: Taught) -> list[str]:
-    """What a reader must know before believing the numbers."""
-    notes = [_of_the_seeds(_seeds(order))]
-    if material.report.name == "validation":
-        notes.append(
-            "There is no test set: these are the validation rows, which chose the best step, "
-            "so the student looks a little too good."
-        )
-    else:
-        notes += _of_the_test(order.resolved.data)
-    if taught.why:
-        notes.append(f"There is no control: {taught.why}.")
-    elif findings.labeled and findings.gap is None and findings.teacher:
-        notes.append("No gap recovered is given: the interval of teacher minus control does not exclude 0.")
-    if len(order.resolved.spec.evaluation.slices):
-        notes.append(
-            "The slices were not corrected for being many: of 20 differences without a cause, about one "
-            "interval excludes 0."
-        )
-    if not findings.labeled:
-        notes.append(
-            "The rows have no labels: all that can be said is how well the student imitates its teacher."
-        )
-    return notes
-
-
-def _of_the_seeds(seeds: list[int]) -> str:
-    if len(seeds) == 1:
-        return (
-            "One seed: the intervals tell how much the rows could vary, not how much another training would."
-        )
-    told = (
-        f"{len(seeds)} seeds: values are means over their trainings, and the intervals tell how much rows "
-        f"and trainings vary together. The student that leaves is that of seed {seeds[0]}."
-    )
-    return told + (" Of so few seeds the intervals are rather too narrow." if len(seeds) < FEW_SEEDS else "")
-
-
-def _of_the_gates(order: Order, gates: list[Verdict]) -> list[str]:
-    alias = order.resolved.spec.output.alias
-    if all(gate.passed for gate in gates) or alias is None:
-        return []
-    return [f"A gate was not passed, so the alias {alias} was not moved to this version."]
-
-
-def _of_the_test(data: ResolvedData) -> list[str]:
-    """Whether the test rows are new to the student; files are compared whole, by their sha256."""
-    assert data.test is not None
-    seen = []
-    if data.test.sha256 in {pin.sha256 for pin in (data.train, *data.unlabeled)}:
-        seen.append("The test rows are also training rows: these figures say nothing about new data.")
-    if isinstance(data.validation, PinnedData) and data.test.sha256 == data.validation.sha256:
-        seen.append(
-            "The test rows are also the validation rows, which chose the best step, "
-            "so the student looks a little too good."
-        )
-    return seen or ["The test set was read once, after everything was decided."]
-
-
-def _provenance(order: Order) -> Json:
+def _provenance(order: Order, taught: Taught) -> Json:
     resolved, data = order.resolved, order.resolved.data
     pins = {"train": data.train, "validation": data.validation, "test": data.test}
     named = {name: pin for name, pin in pins.items() if pin is not None}
     named |= {f"unlabeled_{i + 1}": pin for i, pin in enumerate(data.unlabeled)}
     return {
-        "seeds": _seeds(order),
+        "seeds": seeds(taught),
         "teachers": [
             {"reference": t.reference, "digest": t.digest, "weight": t.weight} for t in resolved.teachers
         ],
