@@ -49,7 +49,7 @@ def lineage(order: Order, column: str, made: dict[str, Json]) -> Json:
         {"version_id": teacher.version_id, "reference": teacher.reference, "digest": teacher.digest}
         for teacher in resolved.teachers
     ]
-    before = [made[hops.role_of(name)] for name in taught_by(order, column)]
+    before = [made[hops.role_of(name)] for name in _taught_by(order, column, made)]
     return {
         "job": order.job_id,
         "role": hops.role_of(column),
@@ -62,14 +62,17 @@ def lineage(order: Order, column: str, made: dict[str, Json]) -> Json:
     }
 
 
-def taught_by(order: Order, column: str) -> list[str]:
-    """The students on the way from whom this one learned: those of the hop before, or of the job's own the
-    company."""
+def _taught_by(order: Order, column: str, made: dict[str, Json]) -> list[str]:
+    """The students on the way from whom this one learned: its company, if it is the job's own, or those of
+    the last hop before it. A job that was ended early has not had all of its hops."""
     spec = order.resolved.spec
-    chain = [[name for name, _ in hop] for hop in spec.scheme.hops(spec.student.architecture)]
-    place = next(place for place, names in enumerate(chain) if column in names)
-    company = [name for name in chain[place] if column == STUDENT and name != STUDENT]
-    return company or (chain[place - 1] if place else [])
+    done = [
+        [name for name, _ in hop if hops.role_of(name) in made or name == column]
+        for hop in spec.scheme.hops(spec.student.architecture)
+    ]
+    place = next(place for place, names in enumerate(done) if column in names)
+    company = [name for name in done[place] if column == STUDENT and name != STUDENT]
+    return company or next((names for names in reversed(done[:place]) if names), [])
 
 
 def _details(folder: Path, architecture: Architecture) -> Json:
