@@ -74,7 +74,7 @@ class _Place:
                 self._enter(part, self.value.get(part))
                 tag = True
             elif isinstance(self.value, list) and isinstance(part, int):
-                self._enter(part, self.value[part])
+                self._enter(part, self.value[part] if part < len(self.value) else None)
                 tag = True
 
     def _enter(self, part: str | int, value: Any) -> None:

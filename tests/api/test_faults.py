@@ -86,6 +86,7 @@ def test_a_missing_field_says_what_belongs_there() -> None:
         ({"scheme": {"kind": "online"}}, ["/scheme/kind"]),
         ({"a/b~c": 1}, ["/a~1b~0c"]),
         ({"kind": "x"}, ["/kind"]),
+        ({"task": {"kind": "image_classification", "image_size": [32]}}, ["/task/image_size/1"]),
     ],
 )  # fmt: skip
 def test_of_a_union_only_the_branch_that_was_meant_speaks(changes: Any, pointers: list[str]) -> None:
