@@ -26,6 +26,20 @@ _INSTEAD = {
 }
 _HEADS = {"image": "AutoModelForImageClassification", "text": "AutoModelForSequenceClassification"}
 
+_HEADED = ("num_attention_heads", "num_heads", "n_heads", "encoder_attention_heads")
+_HIDDEN = {  # families that attend in a way which no loss here can look at, by what their modules gave
+    "cvt", "data2vec-vision", "dinat", "fnet", "funnel", "hiera", "imagegpt", "levit", "longformer", "mobilevit",
+    "modernbert", "perceiver", "xlnet",
+}  # fmt: skip
+
+
+def shows(config: Mapping[str, Any]) -> frozenset[str]:
+    """What a loss can look at in a model of this config.json: attention where it speaks of heads."""
+    parts = [config, *(one for one in config.values() if isinstance(one, dict))]
+    attends = any(isinstance(part.get(name), int | list) for part in parts for name in _HEADED)
+    hidden = config.get("model_type") in _HIDDEN
+    return frozenset({"logits", "features"} | ({"attentions", "values"} if attends and not hidden else set()))
+
 
 class Family(Architecture):
     """A family whose fields have the names of its transformers config; `kind` is its model_type."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from app.catalog.base import Task
+from app.catalog.huggingface import shows
 from app.errors import Invalid, InvalidData, ShapeMismatch, shown
 from app.intake import tokenizer
 from app.intake.checkpoint_folder import CONFIG, INDEX, PREPROCESSOR, WEIGHTS
@@ -25,7 +26,6 @@ _HEAD = re.compile(
 _ARCHITECTURE = re.compile(
     r"[A-Za-z0-9]{1,80}(ForImageClassification(WithTeacher)?|ForSequenceClassification)"
 )
-_HEADS = ("num_attention_heads", "num_heads", "n_heads", "n_head")
 _PLACEHOLDER = "LABEL_{}"
 _NAMELESS = (
     "config.json names its classes LABEL_0, LABEL_1, ..., which will hardly match a dataset's labels. "
@@ -54,7 +54,7 @@ def inspect(folder: Path, documents: Mapping[str, Json], task: Task, given: list
         "labels": labels,
         "input": task.input(preprocessing).model_dump(mode="json"),
         "preprocessing": preprocessing.model_dump(mode="json"),
-        "gives": _gives(config, task),
+        "gives": sorted(shows(config)),
         "details": {
             "config": {key: value for key, value in config.items() if key not in ("id2label", "label2id")},
             "preprocessor": documents.get(PREPROCESSOR),
@@ -68,17 +68,6 @@ def task_of(config: Mapping[str, Any]) -> str:
     """What a model of transformers does by what its config.json calls it."""
     text = str(config.get("architectures")).endswith("ForSequenceClassification']")
     return "text_classification" if text else "image_classification"
-
-
-def _gives(config: Mapping[str, Any], task: Task) -> list[str]:
-    """What a loss can look at: attention where the config speaks of heads."""
-    attends = any(name in config for name in _HEADS)
-    return [
-        *(["attentions"] if attends else []),
-        "features",
-        "logits",
-        *(["values"] if attends and task.modality == "text" else []),
-    ]
 
 
 def read_weights(folder: Path, index: Mapping[str, Any] | None) -> dict[str, Tensor]:

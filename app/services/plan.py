@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.catalog.base import Architecture, Frozen, Input, Loss
-from app.catalog.spec import LOSSES, JobSpec, PinnedModel, Resolved, steps_of
+from app.catalog.base import Architecture, Frozen, Input
+from app.catalog.spec import JobSpec, PinnedModel, Resolved, steps_of
 from app.db.tables import Job, Model, ModelVersion
 from app.errors import Fault, Invalid, InvalidSpec, LabelMismatch, ShapeMismatch, WillNotFit, shown
 from app.services import data_plan, models
@@ -19,6 +19,7 @@ from app.services.advice import advise
 from app.services.checks import Check, Checks
 from app.services.data_plan import Tables
 from app.services.evaluation_plan import check_evaluation, check_limits
+from app.services.loss_plan import check_losses, check_students
 from app.settings import Settings
 
 
@@ -117,16 +118,7 @@ def _fitted(
         )
         for place, one in enumerate(versions)
     ]
-    for place, loss in enumerate(spec.terms()):
-        checks.run(
-            "losses",
-            f"/losses/{place}",
-            _check_needs,
-            spec,
-            loss,
-            versions,
-            tables,
-        )
+    check_losses(spec, versions, tables, checks)
     check_evaluation(spec, tables, checks)
     task, columns = spec.task, tables.train.columns
     preprocessing = checks.run(
@@ -147,6 +139,7 @@ def _fitted(
     parameters = architecture.parameters(seen, len(first.labels))
     order = _filled_in(session, spec, architecture, preprocessing, first)
     check_limits(order, parameters, checks)
+    check_students(order, architecture, versions, checks)
     checks.demand()
     known = [teacher for teacher in pinned if teacher is not None]
     advise(order, settings, known, tables, parameters, checks)
@@ -225,29 +218,6 @@ def _pinned(
         parameters=version.parameters,
         weight=spec.teachers[place].weight,
     )
-
-
-def _check_needs(spec: JobSpec, loss: Loss, versions: Sequence[ModelVersion], tables: Tables) -> None:
-    kind, needs = loss.kind, loss.needs
-    if "logits" in needs and spec.task.answer not in loss.answers:
-        fits = [name for name, one in LOSSES.items() if spec.task.answer in one.answers]
-        holds = " or ".join(sorted(loss.answers))
-        detail = (
-            f"{kind} compares answers that are a {holds}; {spec.task.kind} answers with a {spec.task.answer}"
-        )
-        fix = f"choose one over layers, or one of {', '.join(fits)}"
-        raise InvalidSpec(detail, Fault("", "wrong_answers", detail, fix))
-    given = spec.task.gives.union(*(version.gives for version in versions))
-    if missing := sorted(needs - given):
-        detail = (
-            f"{kind} needs {', '.join(missing)}; this task and these teachers give {', '.join(sorted(given))}"
-        )
-        raise InvalidSpec(
-            detail, Fault("", "needs_missing", detail, "choose another loss or another teacher")
-        )
-    if "labels" in needs and not tables.labeled:
-        detail = f"{kind} needs labels, and no training row has one"
-        raise InvalidSpec(detail, Fault("", "no_labels", detail, "leave it out, or give labeled rows"))
 
 
 def _own_preprocessing(version: ModelVersion) -> dict[str, Any] | None:

@@ -53,7 +53,7 @@ Opened = Callable[..., dict[str, Any]]
     ("save", "family", "gives"),
     [
         (save_resnet, "resnet", ["features", "logits"]),
-        (save_vit, "vit", ["attentions", "features", "logits"]),
+        (save_vit, "vit", ["attentions", "features", "logits", "values"]),
         (save_convnext, "convnext", ["features", "logits"]),
     ],
 )

@@ -23,18 +23,32 @@ WIDTHS = ("attention_head_size", "head_dim", "dim_per_head")
 def in_the_open(model: nn.Module) -> Callable[[], None]:
     """From now on the attention of the model, or of what it wraps, can be seen; the answer undoes it.
 
-    Models that always compute it in the open, and those that are none of transformers, stay as they are.
+    Models that are none of transformers stay as they are.
     """
     from transformers import PreTrainedModel
 
     inner = (one for one in model.modules() if isinstance(one, PreTrainedModel))
     found = next(inner, None)
-    if found is None or not found._can_set_attn_implementation():
+    if found is None:
         return lambda: None
+    if not found._can_set_attn_implementation():
+        return _in_its_outputs(found.config)
     _register()
     before = found.config._attn_implementation
     found.set_attn_implementation(OPEN)
     return lambda: found.set_attn_implementation(before)
+
+
+def _in_its_outputs(config: Any) -> Callable[[], None]:
+    """Of families with their own kind of attention: these show it, after dropout, where they are asked to."""
+    before = config.output_attentions
+    if config._attn_implementation == "eager":
+        config.output_attentions = True
+
+    def undo() -> None:
+        config.output_attentions = before
+
+    return undo
 
 
 def _register() -> None:

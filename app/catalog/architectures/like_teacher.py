@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic.json_schema import SkipJsonSchema
 
 from app.catalog.base import Architecture, Input, discover, parse
-from app.catalog.huggingface import Depth, Family, classifier
+from app.catalog.huggingface import Depth, Family, classifier, shows
 from app.errors import Fault, Invalid, shown
 
 if TYPE_CHECKING:
@@ -38,6 +38,10 @@ class LikeTeacher(Family):
     @property
     def quantization(self) -> Literal["static", "dynamic"]:  # type: ignore[override]
         return "static" if self._teacher["model_type"] in _CONVOLUTIONAL else "dynamic"
+
+    @property
+    def gives(self) -> frozenset[str]:  # type: ignore[override]
+        return shows(self._teacher)
 
     @property
     def modality(self) -> Literal["image", "text"]:  # type: ignore[override]

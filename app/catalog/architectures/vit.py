@@ -12,7 +12,7 @@ class ViT(ImageFamily):
     """A vision transformer, in which patches of an image attend to each other; it wants much data."""
 
     quantization: ClassVar[Literal["static", "dynamic"]] = "dynamic"
-    gives: ClassVar[frozenset[str]] = frozenset({"logits", "features", "attentions"})
+    gives: ClassVar[frozenset[str]] = frozenset({"logits", "features", "attentions", "values"})
 
     kind: Literal["vit"] = "vit"
     patch_size: int = Field(

@@ -1,0 +1,156 @@
+"""Whether each loss gets what it compares: from the task, the teacher that it names, and the student."""
+
+from collections.abc import Sequence
+
+from app.catalog.base import Architecture, Loss
+from app.catalog.features import LayerLoss
+from app.catalog.spec import LOSSES, JobSpec
+from app.db.tables import ModelVersion
+from app.errors import Fault, InvalidSpec
+from app.services.checks import Checks
+from app.services.data_plan import Tables
+
+INSIDE = frozenset({"features", "attentions", "values"})  # of a model, beside its answers
+FEW_CLASSES = 1000  # up to so many, every class' answer is stored
+KEPT_CLASSES = 50  # of more than that, unless the spec says how many
+
+
+def check_losses(spec: JobSpec, versions: Sequence[ModelVersion], tables: Tables, checks: Checks) -> None:
+    """versions: of the teachers, in the spec's order."""
+    classes = len(versions[0].labels) if versions else len(tables.labels)
+    for place, loss in enumerate(spec.terms()):
+        at = f"/losses/{place}"
+        checks.run("losses", at, _check_answers, spec, loss)
+        checks.run("losses", at, _check_labels, spec, loss, tables)
+        checks.run("losses", at, _check_teacher, spec, loss, versions, at)
+        checks.run("losses", at, _check_tail, spec, loss, classes)
+        checks.run("losses", f"{at}/stage_epochs", _check_stage, spec, loss)
+    checks.run("losses", "/losses", _check_after_stages, spec)
+
+
+def check_students(
+    spec: JobSpec, architecture: Architecture, versions: Sequence[ModelVersion], checks: Checks
+) -> None:
+    """Whether students themselves show what their teachers are asked for. architecture: of the job's own."""
+    for place, loss in enumerate(spec.terms()):
+        if wanted := loss.needs & INSIDE:
+            at = f"/losses/{place}"
+            for _, one in spec.scheme.students(architecture):
+                checks.run("losses", at, _check_student, loss, wanted, one)
+            if len(spec.scheme.hops(architecture)) > 1:
+                checks.run("losses", at, _check_chain, spec, loss, architecture, versions)
+
+
+def lumped(spec: JobSpec, classes: int) -> int | None:
+    """How many classes of each answer are stored, the others' mass being one more outcome; None: all, or the
+    teachers answer live."""
+    store, live = spec.signals.top_k, bool(spec.data.augment) and spec.data.views is None
+    if live or store == "all" or spec.task.answer == "number":
+        return None
+    kept = (KEPT_CLASSES if classes > FEW_CLASSES else classes) if store == "auto" else store
+    return kept if kept < classes else None
+
+
+def _check_answers(spec: JobSpec, loss: Loss) -> None:
+    if "logits" in loss.needs and spec.task.answer not in loss.answers:
+        fits = [name for name, one in LOSSES.items() if spec.task.answer in one.answers]
+        holds = " or ".join(sorted(loss.answers))
+        detail = f"{loss.kind} compares answers that are a {holds}"
+        detail += f"; {spec.task.kind} answers with a {spec.task.answer}"
+        raise _refused("wrong_answers", detail, f"choose one over layers, or one of {', '.join(fits)}")
+
+
+def _check_labels(spec: JobSpec, loss: Loss, tables: Tables) -> None:
+    if missing := sorted(loss.needs - spec.task.gives - INSIDE):
+        detail = f"{loss.kind} needs {', '.join(missing)}, which {spec.task.kind} does not have"
+        raise _refused("needs_missing", detail, "choose another loss")
+    if "labels" in loss.needs and not tables.labeled:
+        detail = f"{loss.kind} needs labels, and no training row has one"
+        raise _refused("no_labels", detail, "leave it out, or give labeled rows")
+
+
+def _check_teacher(spec: JobSpec, loss: Loss, versions: Sequence[ModelVersion], at: str) -> None:
+    """Of the teacher that the loss names, and of no other."""
+    wanted = loss.needs & INSIDE
+    if not wanted:
+        return
+    place = loss.teacher if isinstance(loss, LayerLoss) else 0
+    if not versions:
+        detail = f"{loss.kind} looks into a teacher's layers, and this job has no teacher"
+        raise _refused("no_teacher", detail, "name a teacher, or choose a loss over logits, such as kd")
+    if place >= len(versions):
+        detail = (
+            f"{loss.kind} names the teacher {place}; they are counted from 0 and there are {len(versions)}"
+        )
+        raise _refused("no_such_teacher", detail, f"name one from 0 to {len(versions) - 1}", f"{at}/teacher")
+    version = versions[place]
+    if missing := sorted(wanted - set(version.gives)):
+        at = f"{at}/teacher" if len(versions) > 1 else at
+        told = f"{loss.kind} needs {' and '.join(missing)} of the teacher {spec.teachers[place].model}"
+        raise _refused(
+            "needs_missing", f"{told}, {_why(version.format, version.family)}", _way_out(version), at
+        )
+
+
+def _check_student(loss: Loss, wanted: frozenset[str], architecture: Architecture) -> None:
+    if missing := sorted(wanted - architecture.gives):
+        detail = (
+            f"{loss.kind} needs {' and '.join(missing)} of the student, and {architecture.kind} shows none"
+        )
+        fix = "order a student that attends, such as vit, bert or distilbert, or choose a loss over features"
+        raise _refused("needs_missing", detail, fix)
+
+
+def _check_chain(
+    spec: JobSpec, loss: Loss, architecture: Architecture, versions: Sequence[ModelVersion]
+) -> None:
+    """Of hops, each has another teacher: the paths must be there in all of them."""
+    named = getattr(loss, "pairs", getattr(loss, "layer", "auto")) != "auto"
+    students = [one for _, one in spec.scheme.students(architecture)]
+    first = versions[0].family if versions else ""
+    families = {"like_teacher" if one.kind == first else one.kind for one in students}
+    if getattr(loss, "teacher", 0) or (named and families != {"like_teacher"}):
+        detail = f"in {spec.scheme.kind} each student learns from another model"
+        detail += f", and {loss.kind} names the layers of one"
+        fix = "leave pairs, layer and teacher out: auto holds for each of them"
+        raise _refused("other_teachers", detail, fix)
+
+
+def _check_tail(spec: JobSpec, loss: Loss, classes: int) -> None:
+    hears = "logits" in loss.needs and "labels" not in loss.needs
+    kept = lumped(spec, classes)
+    if not hears or loss.lumps or kept is None:
+        return
+    fits = ", ".join(name for name, one in LOSSES.items() if one.lumps is True or name == "kd")
+    detail = f"{loss.kind} compares every class; of {classes:,} the answers keep {kept} and lump the others"
+    raise _refused("lumped_classes", detail, f'set signals.top_k to "all", or choose one of {fits}')
+
+
+def _check_stage(spec: JobSpec, loss: Loss) -> None:
+    first, epochs = getattr(loss, "stage_epochs", 0), spec.training.epochs
+    if first >= epochs and first:
+        detail = f"the first stage of {loss.kind} takes {first} epochs and the whole training {epochs}"
+        raise _refused("stage_too_long", detail, "raise training.epochs, or shorten the stage")
+
+
+def _check_after_stages(spec: JobSpec) -> None:
+    terms = spec.terms()
+    if all(getattr(form, "only_stage", False) and getattr(form, "stage_epochs", 0) for form in terms):
+        detail = "after its first stage this job has no loss left to train by"
+        raise _refused("nothing_left", detail, "add a loss without a stage, such as kd")
+
+
+def _why(format_: str, family: str) -> str:
+    if format_ == "onnx":
+        return "which is an ONNX file: a black box that gives logits alone"
+    return f"whose family, {family}, has no attention to look at"
+
+
+def _way_out(version: ModelVersion) -> str:
+    if version.format == "onnx":
+        return "import its checkpoint folder instead, or choose a loss over logits, such as kd"
+    return "name a transformer as teacher, or choose a loss over features, such as attention_transfer"
+
+
+def _refused(code: str, detail: str, fix: str, pointer: str = "") -> InvalidSpec:
+    return InvalidSpec(detail[:1].upper() + detail[1:], Fault(pointer, code, detail, fix))
