@@ -38,7 +38,7 @@ def capabilities(parts: PartsDep) -> dict[str, Any]:
 @cache
 def _catalog() -> dict[str, Any]:
     return {
-        "tasks": _described(TASKS, "gives", "modality", "metric"),
+        "tasks": _described(TASKS, "gives", "modality", "metric", "answer", "own_loss"),
         "architectures": _described(ARCHITECTURES, "exports", "gives", "format", "quantization"),
         "losses": _described(LOSSES, "needs", "batch_statistic", "paper"),
         "schemes": _described(SCHEMES),

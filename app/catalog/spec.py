@@ -119,7 +119,10 @@ class Limits(Frozen):
 
 class Student(Frozen):
     architecture: AnyArchitecture = Field(description="a student family with its sizes")
-    initialize: Initialization = RandomInitialization()
+    initialize: Initialization = Field(
+        RandomInitialization(),
+        description="of the job's own student and of its control; other students of the scheme start at random",
+    )
     limits: Limits = Limits()
 
 
@@ -319,7 +322,9 @@ class Output(Frozen):
         None,
         description="the model that the student becomes a version of; None: named after the first teacher",
     )
-    alias: AliasName | None = Field(None, description="moved to the new version")
+    alias: AliasName | None = Field(
+        None, description="moved to the new version, but where a gate or a limit was not kept"
+    )
 
 
 EnsembleRule = Literal["mean_probabilities", "mean_logits", "each", "random"]
@@ -423,6 +428,9 @@ class Resolved(Frozen):
         description="the spec with every default filled in, presets expanded and `auto` decided"
     )
     teachers: list[PinnedModel]
+    initialize: PinnedModel | None = Field(
+        None, description="the model whose weights the student starts from"
+    )
     data: ResolvedData
     labels: list[str] = Field(description="the class names, in the order of the student's logits")
     input: Input
