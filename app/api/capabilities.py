@@ -11,6 +11,7 @@ from fastapi import APIRouter
 
 from app.api.dependencies import PartsDep
 from app.catalog.base import Frozen
+from app.catalog.measures import AGAINST_LABELS, measures
 from app.catalog.spec import ARCHITECTURES, EXPORTS, LOSSES, SCHEMES, TASKS
 from app.catalog.sweep import Choice, FloatRange, IntRange, MedianRule
 from app.settings import Settings
@@ -40,9 +41,10 @@ def _catalog() -> dict[str, Any]:
     return {
         "tasks": _described(TASKS, "gives", "modality", "metric", "answer", "own_loss"),
         "architectures": _described(ARCHITECTURES, "exports", "gives", "format", "quantization"),
-        "losses": _described(LOSSES, "needs", "batch_statistic", "paper"),
+        "losses": _described(LOSSES, "needs", "answers", "batch_statistic", "paper"),
         "schemes": _described(SCHEMES),
         "exports": _described(EXPORTS, "serves", "tolerance"),
+        "metrics": {answer: list(measures(answer)) for answer in AGAINST_LABELS},
         "sweeps": {
             "space": _described({"float": FloatRange, "int": IntRange, "choice": Choice}),
             "pruning": _described({"median": MedianRule}),
