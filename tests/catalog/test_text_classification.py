@@ -190,7 +190,9 @@ def test_eight_bits_are_smaller_and_close(written: tuple[Bundle, Path]) -> None:
     with torch.no_grad():
         exact = bundle.student(torch.from_numpy(bundle.sample)).logits.numpy()
     assert np.abs(run(bundle.sample) - exact).mean() < 0.15 * exact.std()
-    assert (folder / "model.int8.onnx").stat().st_size < (folder / "model.onnx").stat().st_size
+    weights = 4 * sum(parameter.numel() for parameter in bundle.student.parameters())
+    spared = (folder / "model.onnx").stat().st_size - (folder / "model.int8.onnx").stat().st_size
+    assert spared > weights / 2  # the table of tokens too, which is most of it
 
 
 def test_the_onnx_file_takes_ids_alone(written: tuple[Bundle, Path]) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FILE = "model.int8.onnx"
 CALIBRATION_BATCH = 32
+DENSE, TABLES = ["MatMul", "Gemm"], ["Gather"]  # of a small student of texts, most is the table of tokens
 
 
 class OnnxInt8(Export):
@@ -42,7 +43,7 @@ class OnnxInt8(Export):
                 model, folder / FILE, onnx_file.input_name(bundle), bundle.sample[: self.calibration_rows]
             )
         else:
-            _quantize_dense(model, folder / FILE)
+            _quantize(model, folder / FILE, DENSE + (TABLES if bundle.input.modality == "text" else []))
         return [FILE, *bundle.write_files(folder)]
 
     def run(self, bundle: Bundle, folder: Path) -> "Callable[[NDArray[np.float32]], NDArray[np.float32]]":
@@ -88,8 +89,9 @@ def _quantize_all(model: Any, path: Path, name: str, rows: "NDArray[np.float32]"
     )
 
 
-def _quantize_dense(model: Any, path: Path) -> None:
+def _quantize(model: Any, path: Path, operators: list[str]) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    dense = ["MatMul", "Gemm"]
-    quantize_dynamic(model, path, op_types_to_quantize=dense, weight_type=QuantType.QInt8, reduce_range=True)
+    quantize_dynamic(
+        model, path, op_types_to_quantize=operators, weight_type=QuantType.QInt8, reduce_range=True
+    )
