@@ -213,6 +213,10 @@ class Loss(Plugin):
         moved = {name: value.at(epoch) for name, value in self if isinstance(value, Schedule)}
         return self.model_copy(update=moved) if moved else self
 
+    def holds_lumped(self) -> bool:
+        """Whether many unlikely classes may be lumped into one outcome on both sides."""
+        return self.lumps
+
     def build(self, context: Context) -> "Callable[[Outputs, Outputs, Batch], Tensor]":
         """What computes the loss: this form itself, or a module with parts that the optimizer then trains."""
         return self
@@ -477,6 +481,10 @@ class Scheme(Plugin):
     def map(self, change: "Callable[[str, Architecture], Architecture]") -> "Scheme":
         """The same with each architecture of its own changed, which is told where in the scheme it stands."""
         return self
+
+    def misfit(self, sizes: Sequence[int]) -> str | None:
+        """Why students of so many parameters do not go together, None when they do. sizes: of `students`."""
+        return None
 
     def ensembles(self) -> dict[str, list[str]]:
         """Columns that are the mean of the probabilities of others."""

@@ -30,7 +30,7 @@ def advise(
 def _about_the_student(
     spec: JobSpec, teachers: Sequence[PinnedModel], parameters: int, checks: Checks
 ) -> None:
-    if parameters >= teachers[0].parameters > 0:
+    if teachers and parameters >= teachers[0].parameters > 0:
         detail = f"the student has {parameters:,} parameters, the first teacher {teachers[0].parameters:,}"
         fix = "order a smaller student, if size matters"
         checks.warn("size", "not_smaller", "/student/architecture", detail, fix)

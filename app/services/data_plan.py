@@ -56,8 +56,11 @@ class Tables:
     @property
     def report_labeled(self) -> bool:
         """Whether any of the report's rows may have a label."""
-        column = self.report.columns[self.label]
-        return _filled(self.report, column) > 0
+        return self.labeled_in(self.report) > 0
+
+    def labeled_in(self, table: Table) -> int:
+        """Rows of one of the tables that have a label."""
+        return _filled(table, table.columns[self.label])
 
     def learned_rows(self, validation: object) -> int:
         """Training rows that are left when those held out are taken away."""

@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
+from pydantic import Field
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.catalog.base import Architecture, Frozen, Input
-from app.catalog.spec import JobSpec, PinnedModel, Resolved, steps_of
-from app.db.tables import Job, Model, ModelVersion
-from app.errors import Fault, Invalid, InvalidSpec, LabelMismatch, ShapeMismatch, WillNotFit, shown
-from app.services import data_plan, models
+from app.catalog.base import Frozen
+from app.catalog.spec import JobSpec, Resolved, steps_of
+from app.db.tables import Job, ModelVersion
+from app.errors import Fault, Invalid, InvalidSpec
+from app.services import data_plan, student_plan, teacher_plan
 from app.services.advice import advise
 from app.services.checks import Check, Checks
 from app.services.data_plan import Tables
 from app.services.evaluation_plan import check_evaluation, check_limits
+from app.services.initialization_plan import initialization
 from app.services.loss_plan import check_losses, check_students
 from app.settings import Settings
 
@@ -29,11 +31,11 @@ class Estimate(Frozen):
     student_parameters: int
     student_bytes: int
     teacher_parameters: int
-    times_smaller: float
+    times_smaller: float | None = Field(description="than all teachers together; null where none is counted")
     training_rows: int
     labeled_rows: int
     steps_per_epoch: int
-    total_steps: int
+    total_steps: int = Field(description="of all students that are trained one after the other")
 
 
 class Queue(Frozen):
@@ -74,212 +76,113 @@ def resolve(session: Session, settings: Settings, project_id: str, spec: JobSpec
 def _resolve(
     session: Session, settings: Settings, project_id: str, spec: JobSpec, checks: Checks
 ) -> tuple[Tables, Resolved]:
-    teachers = [
-        checks.run(
-            "teacher",
-            f"/teachers/{place}/model",
-            _teacher,
-            session,
-            project_id,
-            spec,
-            one.model,
-        )
-        for place, one in enumerate(spec.teachers)
-    ]
-    checks.run("ensemble", "/ensemble", _check_ensemble, spec)
+    found = teacher_plan.find(session, project_id, spec, checks)
     tables = data_plan.look(session, project_id, spec.data, spec.task, checks)
     checks.demand()
     assert tables is not None
-    found = [version for version in teachers if version is not None]
-    return tables, _fitted(session, settings, spec, found, tables, checks)
+    return tables, _fitted(session, settings, project_id, spec, versions=found, tables=tables, checks=checks)
 
 
 def _fitted(
     session: Session,
     settings: Settings,
+    project_id: str,
     spec: JobSpec,
+    *,
     versions: Sequence[ModelVersion],
     tables: Tables,
     checks: Checks,
 ) -> Resolved:
     """Teachers and data are there; now whether they, the student and the losses fit together."""
-    first = versions[0]
+    labels = checks.run("labels", "/teachers/0", teacher_plan.labels, spec, versions, tables) or []
     pinned = [
         checks.run(
-            "labels",
-            f"/teachers/{place}",
-            _pinned,
-            session,
-            spec,
-            place,
-            one,
-            first,
-            tables,
+            "labels", f"/teachers/{place}", teacher_plan.pinned, session, spec, place, one, labels, tables
         )
-        for place, one in enumerate(versions)
+        for place, one in enumerate(versions if labels else [])
     ]
+    checks.run("labels", "/teachers", teacher_plan.check_labels_alone, spec, tables)
     check_losses(spec, versions, tables, checks)
+    checks.run("finetune", "/training/finetune/epochs", _check_finetune, spec, tables)
     check_evaluation(spec, tables, checks)
-    task, columns = spec.task, tables.train.columns
+    task, columns, first = spec.task, tables.train.columns, versions[0] if versions else None
     preprocessing = checks.run(
-        "preprocessing",
-        "/task",
-        task.preprocessing,
-        columns,
-        tables.inputs,
-        _own_preprocessing(first),
+        "preprocessing", "/task", task.preprocessing, columns, tables.inputs, _own_preprocessing(first)
     )
     checks.demand()
     assert preprocessing is not None
     preprocessing = task.with_target(preprocessing, columns[tables.label])
     seen = task.input(preprocessing)
-    architecture = checks.run("student", "/student/architecture", _student, settings, spec, first, seen)
+    config, size = (first.details.get("config"), first.parameters) if first else (None, 0)
+    order = student_plan.resolved(spec, config, size, checks)
     checks.demand()
-    assert architecture is not None
-    parameters = architecture.parameters(seen, len(first.labels))
-    order = _filled_in(session, spec, architecture, preprocessing, first)
+    student_plan.check_students(settings, order, seen, labels, checks)
+    known = [teacher for teacher in pinned if teacher is not None]
+    architecture = order.student.architecture
+    start = checks.run(
+        "initialization", "/student/initialize", initialization, session, project_id, order, known
+    )
+    parameters = architecture.parameters(seen, len(labels))
+    order = _filled_in(order, preprocessing, teacher_plan.name(session, first) if first else _stem(tables))
     check_limits(order, parameters, checks)
     check_students(order, architecture, versions, checks)
     checks.demand()
-    known = [teacher for teacher in pinned if teacher is not None]
     advise(order, settings, known, tables, parameters, checks)
     return Resolved(
         spec=order,
         teachers=known,
+        initialize=start,
         data=tables.pinned(spec.data),
-        labels=tables.labels if task.answer == "number" else list(first.labels),
+        labels=labels,
         input=seen,
         preprocessing=preprocessing.model_dump(mode="json"),
         parameters=parameters,
     )
 
 
-def _teacher(session: Session, project_id: str, spec: JobSpec, reference: str) -> ModelVersion:
-    version = models.find(session, project_id, reference)
-    if version.task != spec.task.kind:
-        fault = Fault(
-            "/task/kind",
-            "other_task",
-            f"{reference} is a model for {version.task}",
-            "give both the same task",
-        )
-        raise InvalidSpec(f"{shown(reference)} does {version.task}, the job is {spec.task.kind}", fault)
-    return version
+def _check_finetune(spec: JobSpec, tables: Tables) -> None:
+    if spec.training.finetune.epochs and not tables.labeled:
+        detail = "the last stage learns from labels, and no training row has one"
+        fault = Fault("", "no_labels", detail, "leave it out, or give labeled rows")
+        raise InvalidSpec(detail.capitalize(), fault)
 
 
-def _check_ensemble(spec: JobSpec) -> None:
-    if len(spec.teachers) > 1 and spec.ensemble is None:
-        fix = "give mean_probabilities or mean_logits: they are different targets"
-        raise InvalidSpec(
-            f"{len(spec.teachers)} teachers need a rule that makes one target of them",
-            Fault("/ensemble", "missing", "several teachers and no rule", fix),
-        )
-    if spec.ensemble == "mean_probabilities" and spec.task.answer == "number":
-        detail = "numbers have no probabilities"
-        raise InvalidSpec(
-            f"The teachers cannot be put together by mean_probabilities: {detail}",
-            Fault("/ensemble", "no_probabilities", detail, "use mean_logits, the mean of their answers"),
-        )
-
-
-def _pinned(
-    session: Session, spec: JobSpec, place: int, version: ModelVersion, first: ModelVersion, tables: Tables
-) -> PinnedModel:
-    name = _name(session, version)
-    reference = f"model:{name}@{version.version}"
-    pointer = f"/teachers/{place}"
-    numbers = spec.task.answer == "number"
-    if numbers and spec.teachers[place].label_map is not None:
-        fault = Fault(f"{pointer}/label_map", "no_classes", "a number has no classes to map", "leave it out")
-        raise InvalidSpec(f"{reference} answers a number, which needs no label_map", fault)
-    if not numbers:
-        data_plan.check_labels(tables, version.labels, pointer, reference)
-    if not numbers and sorted(version.labels) != sorted(first.labels):
-        fault = Fault(
-            pointer,
-            "label_mismatch",
-            "its labels are not those of the first teacher",
-            "choose teachers alike",
-        )
-        raise LabelMismatch(f"{reference} knows other labels than the first teacher", fault)
-    own = spec.task.parse_preprocessing(version.preprocessing)
-    bound = spec.task.bind(own, tables.train.columns, tables.inputs)
-    return PinnedModel(
-        reference=reference,
-        version_id=version.id,
-        digest=version.digest,
-        format=version.format,
-        family=version.family,
-        labels=version.labels,
-        order=[[0]] if numbers else [[version.labels.index(label)] for label in first.labels],
-        gives=version.gives,
-        preprocessing=bound.model_dump(mode="json"),
-        details=version.details,
-        parameters=version.parameters,
-        weight=spec.teachers[place].weight,
-    )
-
-
-def _own_preprocessing(version: ModelVersion) -> dict[str, Any] | None:
+def _own_preprocessing(version: ModelVersion | None) -> dict[str, Any] | None:
     """A black box says little of how its input was made, so a student does not copy it."""
-    return None if version.format == "onnx" else version.preprocessing
+    return None if version is None or version.format == "onnx" else version.preprocessing
 
 
-def _student(settings: Settings, spec: JobSpec, first: ModelVersion, seen: Input) -> Architecture:
-    pointer = "/student/architecture"
-    architecture = spec.student.architecture.resolve(first.details.get("config"), first.parameters)
-    if reason := architecture.accepts(seen):
-        raise ShapeMismatch(
-            f"The student cannot take the input: {reason}",
-            Fault(pointer, "input", reason, "choose another family, or other sizes"),
-        )
-    parameters = architecture.parameters(seen, len(first.labels))
-    if parameters > settings.max_parameters:
-        detail = f"the student would have {parameters:,} parameters, {settings.max_parameters:,} are allowed"
-        raise WillNotFit(
-            detail.capitalize(), Fault(pointer, "will_not_fit", detail, "order a smaller student")
-        )
-    for place, export in enumerate(spec.exports):
-        if export.kind not in architecture.exports:
-            known = ", ".join(sorted(architecture.exports))
-            detail = f"{architecture.kind} leaves as {known}, not as {export.kind}"
-            raise InvalidSpec(
-                detail, Fault(f"/exports/{place}/kind", "unsupported", detail, f"choose from {known}")
-            )
-    return architecture
-
-
-def _filled_in(
-    session: Session, spec: JobSpec, architecture: Architecture, preprocessing: Any, first: ModelVersion
-) -> JobSpec:
-    name = spec.output.model or f"{_name(session, first)}-{architecture.kind.replace('_', '-')}"[:100]
+def _filled_in(spec: JobSpec, preprocessing: Any, stem: str) -> JobSpec:
+    """stem: what the student is named after, where the spec does not name it."""
+    ending = f"-{spec.student.architecture.kind.replace('_', '-')}"
     return spec.model_copy(
         update={
             "task": spec.task.decided(preprocessing),
-            "student": spec.student.model_copy(update={"architecture": architecture}),
             "losses": spec.terms(),
-            "output": spec.output.model_copy(update={"model": name}),
+            "output": spec.output.model_copy(update={"model": spec.output.model or f"{stem}{ending}"[:100]}),
         }
     )
 
 
-def _name(session: Session, version: ModelVersion) -> str:
-    return session.get_one(Model, version.model_id).name
+def _stem(tables: Tables) -> str:
+    """The data's name."""
+    return tables.train.pin.reference.removeprefix("dataset:").partition("@")[0]
 
 
 def _estimate(resolved: Resolved, tables: Tables) -> Estimate:
     training, rows = resolved.spec.training, tables.learned_rows(resolved.data.validation)
-    steps = steps_of(rows, training.batch_size)
+    steps, last = steps_of(rows, training.batch_size), steps_of(tables.labeled, training.batch_size)
+    once = steps * training.epochs + last * training.finetune.epochs
     teacher = sum(one.parameters for one in resolved.teachers)
     return Estimate(
         student_parameters=resolved.parameters,
         student_bytes=4 * resolved.parameters,
         teacher_parameters=teacher,
-        times_smaller=round(teacher / resolved.parameters, 1),
+        times_smaller=round(teacher / resolved.parameters, 1) if teacher else None,
         training_rows=rows,
         labeled_rows=tables.labeled,
         steps_per_epoch=steps,
-        total_steps=steps * training.epochs,
+        total_steps=once * len(resolved.spec.scheme.hops(resolved.spec.student.architecture)),
     )
 
 

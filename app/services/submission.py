@@ -70,4 +70,6 @@ def _references(resolved: Resolved) -> set[tuple[str, str]]:
     uses = [(data.train, "train"), (data.validation, "validation"), (data.test, "test")]
     uses += [(one, "unlabeled") for one in data.unlabeled]
     datasets = {(pin.dataset_id, role) for pin, role in uses if isinstance(pin, PinnedData)}
-    return datasets | {(teacher.version_id, "teacher") for teacher in resolved.teachers}
+    start = resolved.initialize
+    models = {(start.version_id, "initialize")} if start else set()
+    return datasets | models | {(teacher.version_id, "teacher") for teacher in resolved.teachers}

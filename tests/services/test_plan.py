@@ -100,7 +100,7 @@ def test_labels_in_another_order_are_put_in_order_by_name(shop: Session) -> None
     both = [{"model": "model:botanist"}, {"model": "model:second", "weight": 3}]
     resolved = planned(shop, teachers=both, ensemble="mean_logits").resolved
     assert resolved is not None
-    assert [teacher.order for teacher in resolved.teachers] == [[0, 1, 2], [2, 1, 0]]
+    assert [teacher.order for teacher in resolved.teachers] == [[[0], [1], [2]], [[2], [1], [0]]]
     assert [teacher.weight for teacher in resolved.teachers] == [1, 3]
 
 
@@ -114,7 +114,7 @@ def test_teachers_must_know_the_same_labels(shop: Session) -> None:
     orders.teacher(shop, name="wider", labels=[*orders.CLASSES, "rose"])
     both = [{"model": "model:botanist"}, {"model": "model:wider"}]
     error = refused(shop, teachers=both, ensemble="mean_logits")
-    assert (type(error), pointers(error)) == (LabelMismatch, ["/teachers/1"])
+    assert (type(error), pointers(error)) == (LabelMismatch, ["/teachers/1/label_map"])
 
 
 def test_a_teacher_of_another_task(shop: Session) -> None:

@@ -61,7 +61,8 @@ class LikeTeacher(Family):
                 "/student/architecture/kind", "no_configuration", "like_teacher", "choose another family"
             )
             raise Invalid(
-                "The first teacher is a black box without a config.json that a student could copy", fault
+                "No first teacher has a config.json that a student could copy; a black box has none",
+                fault,
             )
         config = {key: value for key, value in teacher.items() if key not in _OF_THE_WEIGHTS}
         if self.layers is not None:

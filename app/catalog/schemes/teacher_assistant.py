@@ -1,6 +1,7 @@
 """A chain of ever smaller models between a large teacher and a small student (Mirzadeh et al., 2020)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -25,6 +26,13 @@ class TeacherAssistant(Scheme):
     def map(self, change: Callable[[str, Architecture], Architecture]) -> "TeacherAssistant":
         assistants = [change(f"assistants/{place}", one) for place, one in enumerate(self.assistants)]
         return self.model_copy(update={"assistants": assistants})
+
+    def misfit(self, sizes: Sequence[int]) -> str | None:
+        for number, (size, after) in enumerate(pairwise(sizes), 1):
+            if size <= after:
+                whom = "the student" if number == len(self.assistants) else f"assistant {number + 1}"
+                return f"assistant {number} has {size:,} parameters, {whom} after it {after:,}"
+        return None
 
     def about(self, name: str) -> str:
         if name == "student":
