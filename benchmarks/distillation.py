@@ -33,6 +33,7 @@ from harness.lessons import (
     teach_barely,
 )
 from worker.engine import answers
+from worker.engine.device import Rows
 from worker.engine.teachers import WhiteBox
 
 ROUNDS, THREADS, SAME, PROMISED = 5, 1, 1e-5, 2.5
@@ -80,13 +81,15 @@ def ask(expert: nn.Module, learned_from: Images, path: Path) -> None:
         format="huggingface",
         family="resnet",
         labels=LABELS,
-        order=list(range(len(LABELS))),
+        order=[[place] for place in range(len(LABELS))],
         preprocessing={},
         details={},
         parameters=0,
         weight=1.0,
     )
-    answers.ask(WhiteBox(expert), pinned, learned_from.pixels, normalize, CPU, path, lambda _: None)
+    rows = Rows(learned_from.pixels, CPU)
+    array = answers.create(path, len(rows), len(LABELS), dtype="float32", form=None)
+    answers.ask(WhiteBox(expert), pinned, lambda index: normalize(rows[index]), array)
 
 
 def show(rounds: list[list[float]], samples: int, moved: float) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from app.catalog.base import UNLABELED, Frozen, Task
+from app.catalog.base import UNLABELED, Frozen, Task, Vocabulary
 from app.catalog.labels import label_name
 from app.catalog.spec import PinnedData, Resolved
 from app.errors import DataUnusable, InvalidData, shown
@@ -78,6 +78,10 @@ class Tables:
         """The first encoded rows of a file."""
         raws = itertools.islice(itertools.chain.from_iterable(self._raw(pin, task)), rows)
         return np.stack([*map(task.encoder(preprocessing, self._opened), raws)])
+
+    def vocabulary(self, task: Task, preprocessing: Frozen) -> Vocabulary | None:
+        """What an augmentation of texts must know."""
+        return task.vocabulary(preprocessing, self._opened)
 
     def laid_end_to_end(self, split: Split, task: Task, preprocessing: Frozen) -> "NDArray[Any]":
         """The encoded rows of all the split's files, by position."""

@@ -18,7 +18,7 @@ from app.errors import TeacherLoadFailed
 from tests.worker.classroom import CPU
 from tests.worker.test_distill import FEATURES
 from tests.worker.workshop import DIGITS
-from worker.engine.answers import aligned, ask
+from worker.engine.answers import aligned, ask, create
 from worker.engine.teachers import Live, WhiteBox, in_order, load
 
 
@@ -40,7 +40,8 @@ def teacher(**changes: Any) -> PinnedModel:
 
 
 def asked(answer: Live, rows: NDArray[Any], path: Path) -> NDArray[np.float32]:
-    ask(answer, teacher(), rows, lambda batch: batch, CPU, path, lambda done: None)
+    array = create(path, len(rows), len(DIGITS), dtype="float32", form=None)
+    ask(answer, teacher(), lambda index: torch.from_numpy(rows)[index], array)
     found: NDArray[np.float32] = np.load(path)
     return found
 
@@ -92,8 +93,8 @@ def test_answers_that_are_no_numbers_are_refused(expert: nn.Module, tmp_path: Pa
 def test_as_many_answers_as_labels_are_expected(expert: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(TeacherLoadFailed, match="10 numbers a row, but was imported with 2 labels"):
         ask(
-            WhiteBox(expert), teacher(labels=["a", "b"]), FEATURES[:10], lambda batch: batch, CPU,
-            tmp_path / "answers.npy", lambda done: None,
+            WhiteBox(expert), teacher(labels=["a", "b"]), lambda index: torch.from_numpy(FEATURES)[index],
+            np.empty((10, 2), np.float32),
         )  # fmt: skip
 
 

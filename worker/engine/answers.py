@@ -1,11 +1,11 @@
-"""What teachers answer to the rows of a file, and the key under which it is found again.
+"""What teachers answer to rows, before anybody learns from it.
 
 Raw logits, before any temperature, in the teacher's own order of classes. A teacher sees batches of one fixed
 size, cut from the file as it lies, so its answers do not depend on who asked or in which order rows are
 learned.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,59 +14,49 @@ import torch
 from torch import Tensor
 
 from app.errors import TeacherLoadFailed
-from worker.data import digest
+from worker.engine.lumped import Form
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from app.catalog.spec import PinnedData, PinnedModel, Resolved
-    from worker.engine.device import Device
+    from app.catalog.spec import PinnedModel
     from worker.engine.teachers import Live, Translation
 
-VERSION = 1  # of this way of asking; another one, and nothing that was stored is found
 BATCH = 64
-COPIED_ROWS = 10_000  # at once
-
-
-def key(resolved: "Resolved", teacher: "PinnedModel", data: "PinnedData") -> str:
-    """All that the answers depend on."""
-    return digest(
-        {
-            "teacher": teacher.digest,
-            "data": data.sha256,
-            "task": resolved.spec.task.kind,
-            "inputs": resolved.data.inputs,
-            "preprocessing": teacher.preprocessing,
-            "dtype": "float32",
-            "version": VERSION,
-        }
-    )
+NUMBERS_AT_ONCE = 2_000_000
+LARGEST_HALF = 65_504.0
 
 
 def ask(
     answer: "Live",
     teacher: "PinnedModel",
-    encoded: "NDArray[Any]",
-    normalize: Callable[[Tensor], Tensor],
-    device: "Device",
-    path: Path,
-    told: Callable[[int], None],
+    inputs: Callable[[Tensor], Tensor],
+    array: "NDArray[Any]",
+    *,
+    form: Form | None = None,
+    told: Callable[[int], None] = lambda done: None,  # noqa: ARG005
 ) -> None:
-    """Writes the answers to all encoded rows, (N, the teacher's classes) in float32. told: how many rows are
-    done."""
-    array = np.lib.format.open_memmap(path, "w+", np.float32, (len(encoded), len(teacher.labels)))
-    for start in range(0, len(encoded), BATCH):
-        rows = torch.from_numpy(encoded[start : start + BATCH])
-        filler = rows[-1:].expand(
-            BATCH - len(rows), *rows.shape[1:]
-        )  # the last batch is as large as the others
-        outputs = answer(normalize(torch.cat([rows, filler]).to(device.on)))
+    """Fills the array with the answers to as many rows: logits (N, the teacher's classes), or records.
+
+    inputs: from positions, (64,), to the teacher's normalized batch. told: how many rows are done.
+    """
+    for start in range(0, len(array), BATCH):
+        places = torch.arange(start, start + BATCH)  # the last batch is as large as the others
+        outputs = answer(inputs(places.clamp(max=len(array) - 1)))
         assert outputs.logits is not None
-        logits = outputs.logits[: len(rows)].cpu().numpy()
-        check(teacher, logits)
-        array[start : start + len(rows)] = logits
-        told(start + len(rows))
-    array.flush()
+        logits = outputs.logits[: len(array) - start].cpu()
+        check(teacher, logits.numpy())
+        if array.dtype == np.float16:
+            logits = logits.clamp(-LARGEST_HALF, LARGEST_HALF)
+        array[start : start + len(logits)] = logits.numpy() if form is None else form.packed(logits)
+        told(start + len(logits))
+
+
+def create(path: Path, rows: int, classes: int, *, dtype: str, form: Form | None) -> "NDArray[Any]":
+    """A memory-mapped file for the answers to so many rows."""
+    if form is None:
+        return np.lib.format.open_memmap(path, "w+", np.dtype(dtype), (rows, classes))
+    return np.lib.format.open_memmap(path, "w+", np.uint8, (rows, form.record.itemsize))
 
 
 def check(teacher: "PinnedModel", logits: "NDArray[np.float32]") -> None:
@@ -86,20 +76,36 @@ def check(teacher: "PinnedModel", logits: "NDArray[np.float32]") -> None:
 
 def aligned(
     translate: "Sequence[Translation]",
-    parts: "Sequence[Sequence[NDArray[np.float32]]]",
+    parts: "Sequence[Sequence[NDArray[Any]]]",
     path: Path,
     *,
     classes: int,
-) -> "NDArray[np.float32]":
+) -> "NDArray[Any]":
     """(N, K, C): the answers of all K teachers as the job has them. parts[k]: teacher k's, file by file."""
-    rows = sum(map(len, parts[0]))
-    array = np.lib.format.open_memmap(path, "w+", np.float32, (rows, len(translate), classes))
+    rows, dtype = sum(map(len, parts[0])), np.result_type(*(part.dtype for files in parts for part in files))
+    array = np.lib.format.open_memmap(path, "w+", dtype, (rows, len(translate), classes))
     for k, (translated, answers) in enumerate(zip(translate, parts, strict=True)):
         start = 0
         for part in answers:
-            for place in range(0, len(part), COPIED_ROWS):
-                some = translated(torch.from_numpy(part[place : place + COPIED_ROWS]))
-                array[start + place : start + place + len(some), k] = some.numpy()
+            copy(part, translated, array[start : start + len(part), k])
             start += len(part)
     array.flush()
     return array
+
+
+def copy(
+    part: "NDArray[Any]",
+    translated: "Translation",
+    into: "NDArray[Any]",
+    rows: "NDArray[np.int64] | None" = None,
+) -> None:
+    """rows: where each of them goes; None: to the rows as they lie."""
+    for place in places(len(part), part.shape[-1]):
+        some = translated(torch.from_numpy(part[place]).float()).numpy()
+        into[place if rows is None else rows[place]] = some
+
+
+def places(rows: int, width: int) -> Iterator[slice]:
+    """A few rows of this width after the others, so that memory stays bounded."""
+    step = max(NUMBERS_AT_ONCE // width, 1)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))

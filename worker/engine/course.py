@@ -11,18 +11,21 @@ import numpy as np
 import torch
 from torch import nn
 
-from app.catalog.base import Loss
+from app.catalog.base import Frozen, Loss
 from app.catalog.spec import LOSSES, Training
 from app.errors import NumericDivergence
 from worker.data import Split
 from worker.engine import hops, teachers
+from worker.engine.answers import places
 from worker.engine.device import Rows
 from worker.engine.distill import Lesson, Stage, Trained, distill
 from worker.engine.ensemble import Ensemble
 from worker.engine.fetch import Material
-from worker.engine.inputs import Inputs
+from worker.engine.inputs import Inputs, training_inputs
 from worker.engine.learner import Learner, Metrics
+from worker.engine.lumped import LumpedRows
 from worker.engine.metrics import Judge, judge_of
+from worker.engine.questions import form_of
 from worker.engine.teaching import Teaching
 from worker.engine.validate import Order
 from worker.journal import Journal
@@ -36,7 +39,7 @@ PREDICTED_ROWS = 256  # at once
 
 
 class Course:
-    """answers: the teachers' raw logits (N, K, C) by the name of the split. runs: trainings in all, for the
+    """answers: what the phase `signals` gives, by the name of the split. runs: trainings in all, for the
     progress."""
 
     def __init__(
@@ -51,6 +54,7 @@ class Course:
         self.order, self.material, self.answers, self.finish = order, material, answers, finish
         self._share, self._begun = 1 / runs, 0
         self.notes: list[str] = []  # for the report
+        self.log_losses: list[float] = []  # of the last one that was taught, on the validation rows
         self.spec = order.resolved.spec
         self.hops = self.spec.scheme.hops(self.spec.student.architecture)
 
@@ -69,21 +73,14 @@ class Course:
     @cached_property
     def inputs(self) -> Inputs:
         """The training rows."""
-        order, task, training = self.order, self.order.task, self.material.training
-        shown = {}
-        for k in self.material.live:
-            own = task.parse_preprocessing(order.resolved.teachers[k].preprocessing)
-            shown[k] = (self._rows(training, own), partial(task.normalize, preprocessing=own))
-        labels = Rows(training.labels, order.device)
-        student = self._rows(training, order.preprocessing)
-        return Inputs(student, labels, order.normalize, token_mask=order.token_mask, live=shown)
+        return self._inputs({k: self.order.preprocessing_of(k) for k in self.material.live})
 
     @cached_property
     def teachers(self) -> Teaching | None:
         """Those that were ordered; None: there is none."""
         if not self.order.resolved.teachers:
             return None
-        return Teaching(self.order.ensemble, Rows(self.answers["training"], self.order.device), self.live)
+        return Teaching(self.order.ensemble, stored(self.order, self.answers.get("training")), self.live)
 
     @cached_property
     def heard(self) -> "dict[str, Array]":
@@ -122,25 +119,26 @@ class Course:
         return replace(
             taught,
             terms=alone,
-            inputs=self.inputs_beside(module),
+            inputs=self.inputs_beside(),
             teaching=self.taught_by(module),
             validate=self.validator(heard),
         )
 
     def taught_by(self, student: nn.Module) -> Teaching:
-        """One of our own as the teacher: its answers are given once, and asked for where a loss looks into
-        it."""
-        live = {0: teachers.WhiteBox(student)} if self.material.live else {}
-        answers = self.predicted(student, self.material.training)
-        return Teaching(Ensemble(None, [1.0]), Rows(answers[:, None], self.order.device), live)
+        """One of our own as the teacher: its answers are given once, and asked for where rows are drawn anew
+        or a loss looks into it."""
+        live = {0: teachers.WhiteBox(student)} if self._asks else {}
+        answers = None if self.spec.data.augment else self.predicted(student, self.material.training)[:, None]
+        return Teaching(Ensemble(None, [1.0]), stored(self.order, answers), live)
 
-    def inputs_beside(self, student: nn.Module) -> Inputs:
+    def inputs_beside(self) -> Inputs:
         """The training rows for a student that is taught by another one, which sees what it sees."""
-        if not self.material.live:
-            return self.inputs
-        order, rows = self.order, self._rows(self.material.training, self.order.preprocessing)
-        labels, live = Rows(self.material.training.labels, order.device), {0: (rows, order.normalize)}
-        return Inputs(rows, labels, order.normalize, token_mask=order.token_mask, live=live)
+        return self._inputs({0: self.order.preprocessing}) if self._asks else self.inputs
+
+    @property
+    def _asks(self) -> bool:
+        """Whether a student that teaches is asked while another one learns."""
+        return bool(self.material.live or self.spec.data.augment)
 
     def newcomers(self, place: int, seed: int) -> list[nn.Module]:
         """The students of a hop before any training; on the device."""
@@ -243,13 +241,43 @@ class Course:
         return validator(rows, self.material.validation, heard, self.order)
 
     def predicted(self, module: nn.Module, split: Split) -> "Array":
-        """A student's logits (N, C) for all rows of a split, in eval mode, in which it is left."""
+        """A student's logits (N, C) for all rows of a split, memory-mapped; it is left in eval mode."""
         rows = self._rows(split, self.order.preprocessing)
-        return predict(module, rows, np.arange(len(rows)), self.order.normalize)
+        path = self.order.folder / f"predicted-{self._begun}-{split.name}.npy"
+        array: Array = np.lib.format.open_memmap(
+            path, "w+", np.float32, (len(rows), len(self.order.resolved.labels))
+        )
+        for place in places(len(rows), array.shape[-1]):
+            index = np.arange(place.start, place.stop)
+            array[place] = predict(module, rows, index, self.order.normalize)
+        return array
+
+    def _inputs(self, live: "Mapping[int, Frozen]") -> Inputs:
+        training = self.material.training
+        return training_inputs(
+            self.order,
+            self.material.tables,
+            partial(self._rows, training),
+            Rows(training.labels, self.order.device),
+            learned=training.rows,
+            live=live,
+        )
 
     def _rows(self, split: Split, preprocessing: Any) -> Rows:
         encoded = self.material.tables.laid_end_to_end(split, self.order.task, preprocessing)
         return Rows(encoded, self.order.device)
+
+
+def stored(order: Order, answers: "Array | None") -> Rows | LumpedRows | None:
+    """The answers to the training rows, as they are gathered. answers: logits (N, K, C) or records."""
+    if answers is None:
+        return None
+    rows = Rows(answers, order.device)
+    if answers.ndim == 3:
+        return rows
+    (teacher,) = order.resolved.teachers
+    own = torch.tensor([teacher.order.index([place]) for place in range(len(teacher.labels))])
+    return LumpedRows(rows, form_of(order), own)
 
 
 def stages(training: Training, terms: Sequence[Loss], rows: "Array", labeled: "Array") -> list[Stage]:

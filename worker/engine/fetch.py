@@ -4,14 +4,15 @@ A teacher whose answers are all stored is not needed.
 """
 
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from app.catalog.spec import JobSpec, PinnedData, PinnedModel
+from app.catalog.spec import JobSpec, PinnedData
 from app.db.tables import ModelVersion
 from app.ports.blobs import Blob
 from app.services import signals as stored
 from worker.data import Split, Tables
-from worker.engine.answers import key
+from worker.engine.questions import Asked, Question, key, questions
 from worker.engine.validate import Order
 
 
@@ -19,8 +20,9 @@ from worker.engine.validate import Order
 class Material:
     """What the job works on.
 
-    pins: its data files, each once. answers: by teacher and data file, where the answers lie or will lie.
-    awaited: those of them that no job has stored yet. live: places of the teachers that training itself asks.
+    pins: its data files, each once. questions: to the teachers, by split, teacher and file. answers: where
+    the answer to each lies or will lie. awaited: the questions that no job has stored an answer to. live:
+    places of the teachers that training itself asks.
     """
 
     tables: Tables
@@ -28,26 +30,31 @@ class Material:
     validation: Split
     report: Split
     pins: list[PinnedData]
-    answers: dict[tuple[str, str], Path]
-    awaited: list[tuple[PinnedModel, PinnedData]]
+    questions: Asked
+    answers: dict[Question, Path]
+    awaited: list[Question]
     live: frozenset[int] = frozenset()
 
 
 def fetch(order: Order) -> Material:
-    data, teachers = order.resolved.data, order.resolved.teachers
+    resolved, spec, teachers = order.resolved, order.resolved.spec, order.resolved.teachers
+    data = resolved.data
     named = [
         pin
         for pin in (data.train, *data.unlabeled, data.validation, data.test)
         if isinstance(pin, PinnedData)
     ]
     pins = list({pin.sha256: pin for pin in named}.values())
-    keys = {(t.version_id, pin.sha256): key(order.resolved, t, pin) for t in teachers for pin in pins}
-    answers = {pair: order.folder / f"{name}.npy" for pair, name in keys.items()}
+    asked = questions(resolved)
+    source = order.source.model_dump(mode="json") if spec.data.augment else None
+    keys = {one: key(resolved, one, source) for files in asked.values() for one in chain(*files)}
+    answers = {one: order.folder / f"{name}.npy" for one, name in keys.items()}
     with order.parts.sessions.read() as session:
         known = stored.find(session, order.project_id, list(keys.values()))
-        awaited = [(t, pin) for t in teachers for pin in pins if keys[t.version_id, pin.sha256] not in known]
-        live = live_teachers(order.resolved.spec)
-        needed = {teacher.version_id for teacher, _ in awaited} | {teachers[k].version_id for k in live}
+        awaited = {name: one for one, name in keys.items() if name not in known}
+        live = live_teachers(spec)
+        needed = {teachers[k].version_id for k in live | {one.teacher for one in awaited.values()}}
+        needed |= {one.version_id for one in (resolved.initialize,) if one}
         versions = [session.get_one(ModelVersion, version_id) for version_id in sorted(needed)]
     wanted = {order.folder / pin.sha256: Blob(pin.sha256, pin.size) for pin in pins}
     wanted |= {order.folder / f"{name}.npy": blob for name, blob in known.items()}
@@ -56,7 +63,8 @@ def fetch(order: Order) -> Material:
         wanted |= {order.folder / version.id / f["path"]: Blob(f["sha256"], f["size"]) for f in version.files}
     _bring(order, wanted)
     tables = Tables(order.resolved, order.folder, order.parts.settings.threads)
-    return Material(tables, *tables.splits(order.seed), pins, answers, awaited, live)
+    splits = tables.splits(order.seed)
+    return Material(tables, *splits, pins, asked, answers, list(awaited.values()), live)
 
 
 def _files(order: Order) -> set[str]:
@@ -67,7 +75,10 @@ def _files(order: Order) -> set[str]:
 
 
 def live_teachers(spec: JobSpec) -> frozenset[int]:
-    """Places of the teachers that losses look into, and so must be there while the student learns."""
+    """Places of the teachers that must be there while the student learns: those that losses look into, and
+    all where rows are drawn anew each time."""
+    if spec.data.augment and not spec.data.views:
+        return frozenset(range(len(spec.teachers)))
     looking = (form for form in spec.terms() if form.needs & {"features", "attentions", "values"})
     return frozenset(getattr(form, "teacher", 0) for form in looking)
 

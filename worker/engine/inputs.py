@@ -2,14 +2,22 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
-from app.catalog.base import Batch
+from app.catalog.base import Batch, Frozen
+from worker.engine.augment import Augment
+from worker.engine.device import Rows
 
 if TYPE_CHECKING:
-    from worker.engine.device import Rows
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from worker.data import Tables
+    from worker.engine.validate import Order
 
 Normalize = Callable[[Tensor], Tensor]
 TokenMask = Callable[[Tensor], Tensor | None]
@@ -53,12 +61,12 @@ class Inputs:
 
     def __init__(
         self,
-        rows: "Rows",
-        labels: "Rows",
+        rows: Rows,
+        labels: Rows,
         normalize: Normalize,
         *,
         token_mask: TokenMask = lambda normalized: None,  # noqa: ARG005
-        live: "Mapping[int, tuple[Rows, Normalize]] | None" = None,
+        live: Mapping[int, tuple[Rows, Normalize]] | None = None,
     ) -> None:
         self._rows, self._labels, self._normalize = rows, labels, normalize
         self._token_mask, self._live = token_mask, live or {}
@@ -69,3 +77,73 @@ class Inputs:
         batch = Batch(labels=self._labels[index], indices=index, mask=self._token_mask(student))
         teachers = {place: normalize(rows[index]) for place, (rows, normalize) in self._live.items()}
         return Seen(batch, student, index, teachers)
+
+
+class Augmented(Inputs):
+    """Training rows that are drawn anew in each epoch, or in turns of `views` epochs.
+
+    normalize: from what was drawn to the student's batch. shown: to that of each teacher that is asked now.
+    """
+
+    def __init__(
+        self,
+        augment: Augment,
+        labels: Rows,
+        normalize: Normalize,
+        *,
+        token_mask: TokenMask = lambda normalized: None,  # noqa: ARG005
+        shown: Mapping[int, Normalize] | None = None,
+        views: int | None = None,
+    ) -> None:
+        self._augment, self._labels, self._normalize = augment, labels, normalize
+        self._token_mask, self._shown, self._views = token_mask, shown or {}, views
+
+    def __call__(self, index: Tensor, epoch: int) -> Seen:
+        moment = epoch if self._views is None else epoch % self._views
+        drawn = self._augment(index, moment)
+        student = self._normalize(drawn.rows)
+        batch = Batch(
+            labels=self._labels[index],
+            indices=index,
+            mask=self._token_mask(student),
+            others=None if drawn.partners is None else self._labels[drawn.partners],
+            share=drawn.share,
+        )
+        teachers = {place: normalize(drawn.rows) for place, normalize in self._shown.items()}
+        positions = index if self._views is None else index * self._views + moment
+        return Seen(batch, student, positions, teachers)
+
+
+def training_inputs(
+    order: "Order",
+    tables: "Tables",
+    encoded: Callable[[Frozen], Rows],
+    labels: Rows,
+    *,
+    learned: "NDArray[np.int64]",
+    live: Mapping[int, Frozen],
+) -> Inputs:
+    """As the job's order wants its rows. encoded: all of them in the way of a preprocessing. learned:
+    positions of those that are learned from. live: the preprocessing of each teacher that is asked while
+    students learn."""
+    task, token_mask = order.task, order.token_mask
+    if not order.resolved.spec.data.augment:
+        plain = {k: (encoded(form), partial(task.normalize, preprocessing=form)) for k, form in live.items()}
+        rows = encoded(order.preprocessing)
+        return Inputs(rows, labels, order.normalize, token_mask=token_mask, live=plain)
+    augment = augmenting(order, tables, encoded(order.source), learned)
+    shown = {k: partial(order.shown, preprocessing=form) for k, form in live.items()}
+    student = partial(order.shown, preprocessing=order.preprocessing)
+    views = order.resolved.spec.data.views
+    return Augmented(augment, labels, student, token_mask=token_mask, shown=shown, views=views)
+
+
+def augmenting(order: "Order", tables: "Tables", rows: Rows, learned: "NDArray[np.int64]") -> Augment:
+    """rows: of the order's source."""
+    return Augment(
+        order.resolved.spec.data.augment,
+        rows,
+        partners=torch.from_numpy(learned),
+        seed=order.seed,
+        vocabulary=tables.vocabulary(order.task, order.source),
+    )

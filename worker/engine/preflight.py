@@ -3,14 +3,14 @@ minute."""
 
 import threading
 from dataclasses import replace
-from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import nn
 
-from app.catalog.base import Architecture
+from app.catalog.base import Architecture, Frozen
 from app.catalog.features import LayerLoss
 from app.catalog.spec import LOSSES
 from app.errors import Fault, Invalid, ShapeMismatch, TeacherLoadFailed
@@ -21,10 +21,12 @@ from worker.engine.device import Rows
 from worker.engine.distill import Lesson, distill
 from worker.engine.export import write_all
 from worker.engine.fetch import Material
-from worker.engine.inputs import Inputs
+from worker.engine.inputs import training_inputs
 from worker.engine.layer_paths import at
 from worker.engine.learner import Learner, Metrics
+from worker.engine.lumped import LumpedRows
 from worker.engine.metrics import judge_of
+from worker.engine.questions import form_of
 from worker.engine.teaching import Teaching
 from worker.engine.validate import Order
 
@@ -99,29 +101,43 @@ def _heard(
 
     live: is given the teachers that training asks.
     """
-    pin, teacher = order.resolved.data.train, order.resolved.teachers[place]
-    path = material.answers[teacher.version_id, pin.sha256]
-    if place in material.live or not path.exists():
-        answer = teachers.load(teacher, order.folder / teacher.version_id, order.device)
-        live |= (
-            {place: teachers.Translated(answer, order.translation(teacher))} if place in material.live else {}
-        )
-        path = order.folder / f"preflight-{teacher.version_id}.npy"
-        preprocessing = order.task.parse_preprocessing(teacher.preprocessing)
-        encoded = material.tables.sample(pin, order.task, preprocessing, rows)
-        normalize = partial(order.task.normalize, preprocessing=preprocessing)
-        try:
-            answers.ask(answer, teacher, encoded, normalize, order.device, path, lambda _: None)
-        except torch.OutOfMemoryError:
-            raise
-        except (RuntimeError, ValueError, TypeError) as error:
-            shape = " x ".join(map(str, encoded.shape[1:]))
-            raise TeacherLoadFailed(
-                f"The teacher {teacher.reference} cannot take the rows of {shape} that its preprocessing "
-                "makes. "
-                "Import it again with the preprocessing that it was trained with."
-            ) from error
-    return order.translation(teacher)(torch.from_numpy(open_rows(path)[:rows])).numpy()
+    teacher = order.resolved.teachers[place]
+    path = _kept_at(material, place)
+    if path is not None and path.exists():
+        return order.translation(teacher)(_stored(order, path, rows)).numpy()
+    answer = teachers.load(teacher, order.folder / teacher.version_id, order.device)
+    if place in material.live:
+        live[place] = teachers.Translated(answer, order.translation(teacher))
+    own = order.preprocessing_of(place)
+    encoded = material.tables.sample(order.resolved.data.train, order.task, own, rows)
+    sample, array = Rows(encoded, order.device), np.empty((rows, len(teacher.labels)), np.float32)
+    try:
+        answers.ask(answer, teacher, lambda index: order.task.normalize(sample[index], own), array)
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:
+        shape = " x ".join(map(str, encoded.shape[1:]))
+        raise TeacherLoadFailed(
+            f"The teacher {teacher.reference} cannot take the rows of {shape} that its preprocessing "
+            "makes. "
+            "Import it again with the preprocessing that it was trained with."
+        ) from error
+    return order.translation(teacher)(torch.from_numpy(array)).numpy()
+
+
+def _kept_at(material: Material, place: int) -> Path | None:
+    """Where the answers about the first training file lie or will lie; None: the teacher is at hand."""
+    if place in material.live:
+        return None
+    return material.answers[material.questions["training"][place][0]]
+
+
+def _stored(order: Order, path: Path, rows: int) -> torch.Tensor:
+    """Logits of the first training rows as an earlier job had them: of views the first one."""
+    found = torch.from_numpy(open_rows(path)[:: order.resolved.spec.data.views or 1][:rows])
+    if found.dtype != torch.uint8:
+        return found.float()
+    return form_of(order).unpacked(found).dense()
 
 
 def _check_student(
@@ -164,26 +180,46 @@ def _lesson(
     labels = material.training.labels[: len(encoded)]
     labeled = np.flatnonzero(have_labels(labels))
     split = Split("preflight", (), labeled if len(labeled) else rows, labels)
-    inputs, shown = Rows(encoded, device), {}
-    for place in live:
-        own = task.parse_preprocessing(order.resolved.teachers[place].preprocessing)
-        sample = material.tables.sample(order.resolved.data.train, task, own, len(encoded))
-        shown[place] = (Rows(sample, device), partial(task.normalize, preprocessing=own))
+
+    def sample(preprocessing: Frozen) -> Rows:
+        again = material.tables.sample(order.resolved.data.train, task, preprocessing, len(encoded))
+        return Rows(again, device)
+
+    inputs = training_inputs(
+        order,
+        material.tables,
+        lambda own: Rows(encoded, device) if own == order.preprocessing else sample(own),
+        Rows(labels, device),
+        learned=rows,
+        live={place: order.preprocessing_of(place) for place in live},
+    )
     target, teaching = None, None
     if heard is not None:
         target = order.ensemble.mean(torch.from_numpy(heard[split.rows])).numpy()
-        teaching = Teaching(order.ensemble, Rows(heard, device), live)
+        teaching = Teaching(order.ensemble, _kept(order, heard), live)
     own_loss = LOSSES[task.own_loss]()  # type: ignore[call-arg]
     terms = spec.terms()
     made = stages(spec.training, terms, rows, labeled if len(labeled) else rows)
     return Lesson(
         terms=[*terms, own_loss] if spec.training.finetune.epochs else terms,
         stages=[replace(stage, epochs=1) for stage in made],
-        inputs=Inputs(inputs, Rows(labels, device), order.normalize, token_mask=order.token_mask, live=shown),
+        inputs=inputs,
         teaching=teaching,
-        validate=validator(inputs, split, target, order),
+        validate=validator(Rows(encoded, device), split, target, order),
         metric=judge_of(task, order.preprocessing).imitation if target is not None else task.metric,
     )
+
+
+def _kept(order: Order, heard: "NDArray[np.float32]") -> "Rows | LumpedRows | None":
+    """The answers as training will have them, the same to every view."""
+    data, store = order.resolved.spec.data, order.resolved.spec.signals
+    if data.augment and not data.views:
+        return None
+    seen = np.repeat(heard, data.views or 1, axis=0)
+    if not isinstance(store.top_k, int):
+        return Rows(seen, order.device)
+    form = form_of(order)
+    return LumpedRows(Rows(form.packed(torch.from_numpy(seen[:, 0])), order.device), form)
 
 
 class _Nobody:

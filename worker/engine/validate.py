@@ -14,6 +14,7 @@ from app.errors import TeacherLoadFailed
 from app.ports.parts import Parts
 from worker.engine.device import Device, choose, seed_everything
 from worker.engine.ensemble import Ensemble
+from worker.engine.initialize import Inherited, inherited
 from worker.engine.teachers import Translation, in_order
 from worker.journal import Journal
 
@@ -43,6 +44,22 @@ class Order:
         """The student's own."""
         return self.task.parse_preprocessing(self.resolved.preprocessing)
 
+    def preprocessing_of(self, teacher: int) -> Frozen:
+        """A teacher's, by its place."""
+        return self.task.parse_preprocessing(self.resolved.teachers[teacher].preprocessing)
+
+    @cached_property
+    def source(self) -> Frozen:
+        """Of the rows that are augmented, for the student and for all teachers."""
+        places = range(len(self.resolved.teachers))
+        source: Frozen = self.task.source([self.preprocessing, *map(self.preprocessing_of, places)])
+        return source
+
+    def shown(self, rows: Tensor, preprocessing: Frozen) -> Tensor:
+        """Augmented rows as a model's normalized batch."""
+        batch: Tensor = self.task.normalize(self.task.fitted(rows, preprocessing), preprocessing)
+        return batch
+
     @property
     def ensemble(self) -> Ensemble:
         weights = [teacher.weight for teacher in self.resolved.teachers]
@@ -64,14 +81,34 @@ class Order:
 
         return translate
 
+    def in_the_jobs_order(self, teacher: PinnedModel) -> bool:
+        """Whether its logits are those of the job as they are."""
+        own = [[place] for place in range(len(teacher.labels))]
+        return self.task.answer == "class" and teacher.order == own
+
     def normalize(self, encoded: Any) -> Any:
         return self.task.normalize(encoded, self.preprocessing)
 
     def new_student(self, architecture: Architecture | None = None, seed: int | None = None) -> nn.Module:
-        """On the device, always with the same first weights for the same seed. None: what was ordered."""
+        """On the device, always with the same first weights for the same seed. architecture: of a student that
+        starts from nothing; None: the job's own, which starts as ordered."""
+        start = self.inherited if architecture is None else None
         seed_everything(self.seed if seed is None else seed)
         ordered = architecture or self.resolved.spec.student.architecture
-        return ordered.build(self.resolved.input, self.resolved.labels).to(self.device.on)
+        student = ordered.build(self.resolved.input, self.resolved.labels)
+        if start is not None:
+            start.into(student)
+        return student.to(self.device.on)
+
+    @cached_property
+    def inherited(self) -> Inherited | None:
+        """What the job's own student starts with of another model. Raises NothingInherited."""
+        model, student = self.resolved.initialize, self.resolved.spec.student
+        if model is None:
+            return None
+        fresh = student.architecture.build(self.resolved.input, self.resolved.labels)
+        folder = self.folder / model.version_id
+        return inherited(student.initialize, model, folder, fresh, student.architecture)
 
 
 def validate(job: Job, folder: Path, parts: Parts, journal: Journal) -> Order:
