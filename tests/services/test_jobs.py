@@ -1,16 +1,18 @@
 """The life of a job on both databases: every transition, and every race that its guards decide."""
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from sqlalchemy import select, text, update
 
+from app.api.job_views import render
 from app.db.dialect import db_now
 from app.db.session import Sessions
-from app.db.tables import Event, Job, MetricPoint
+from app.db.tables import Event, Job, MetricPoint, ModelVersion
 from app.errors import IdempotencyKeyReused, LeaseLost, NotFound, StateConflict
-from app.services import job_records, jobs
+from app.services import job_records, jobs, models
 from app.services.jobs import Point
 from app.settings import Settings
 from tests import orders
@@ -58,7 +60,7 @@ def crash(shop: Sessions, job_id: str, attempt: int) -> None:
         session.execute(text("UPDATE jobs SET available_at = created_at"))  # the delay is over
 
 
-def finished(shop: Sessions, job: Job) -> None:
+def finished(shop: Sessions, job: Job, *, gates: Sequence[bool] = ()) -> None:
     with shop.write() as session:
         jobs.succeed(
             session,
@@ -67,7 +69,7 @@ def finished(shop: Sessions, job: Job) -> None:
             checkpoint=orders.student(job),
             manifest="a" * 64,
             artifacts=[],
-            outcome={},
+            outcome={"gates": [{"passed": passed} for passed in gates]},
             usage={},
         )
 
@@ -186,6 +188,22 @@ def test_a_lease_that_is_over_cannot_be_renewed_even_before_it_is_reaped(shop: S
     silence(shop, job.id)
     with pytest.raises(LeaseLost), shop.write() as session:
         jobs.renew(session, job.id, 1, LEASE_S)
+
+
+@pytest.mark.parametrize(("gates", "moved"), [([], True), ([True], True), ([True, False], False)])
+def test_an_alias_moves_only_when_every_gate_was_passed(
+    shop: Sessions, gates: list[bool], moved: bool
+) -> None:
+    job_id = submitted(shop, output={"model": "tiny", "alias": "candidate"})
+    job = claimed(shop)
+    assert job is not None
+    finished(shop, job, gates=gates)
+    with shop.read() as session:
+        record = job_records.get(session, PROJECT, job_id)
+        version = session.get_one(ModelVersion, record.job.output_version_id)
+        assert models.entry(session, version).aliases == (["candidate"] if moved else [])
+    output = render(record)["output"]
+    assert (output["model"], output["alias"]) == ("tiny@1", "candidate" if moved else None)
 
 
 def test_success_makes_the_model_and_ends_the_job_at_once(shop: Sessions) -> None:
