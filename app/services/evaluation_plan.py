@@ -15,6 +15,7 @@ def check_evaluation(spec: JobSpec, tables: Tables, checks: Checks) -> None:
     """Metrics, gates and slices, against the task and against the rows that the report stands on."""
     checks.run("metrics", "/training/early_stopping/metric", _check_watched, spec)
     checks.run("losses", "/losses", _check_preset, spec)
+    checks.run("signals", "/signals/dtype", _check_store, spec)
     for place, gate in enumerate(spec.evaluation.gates):
         checks.run("gates", f"/evaluation/gates/{place}", _check_gate, spec, gate, tables, place)
     for place, name in enumerate(spec.evaluation.slices):
@@ -63,6 +64,13 @@ def _check_preset(spec: JobSpec) -> None:
     ):
         detail = "a number has no temperature, so the preset cannot soften it"
         raise InvalidSpec(detail, Fault("/losses/temperature", "no_temperature", detail, "leave it out"))
+
+
+def _check_store(spec: JobSpec) -> None:
+    """A teacher's numbers are stored in its own unit, in which they may be of any size."""
+    if spec.task.answer == "number" and spec.signals.dtype == "float16":
+        detail = "float16 keeps three digits of a number and none above 65,504"
+        raise InvalidSpec(detail, Fault("", "too_coarse", detail, "use auto or float32"))
 
 
 def _check_gate(spec: JobSpec, gate: Gate, tables: Tables, place: int) -> None:

@@ -111,6 +111,8 @@ def test_losses_over_classes_are_refused_for_numbers_with_those_that_fit(shop: S
     ("changes", "pointer"),
     [
         ({"losses": {"preset": "hinton", "temperature": 2.0}}, "/losses/temperature"),
+        ({"signals": {"dtype": "float16"}}, "/signals/dtype"),
+        ({"signals": {"top_k": 1}}, "/signals/top_k"),
         ({"training": {"early_stopping": {"metric": "accuracy"}}}, "/training/early_stopping/metric"),
         ({"evaluation": {"gates": [{"min": 0.9}]}}, "/evaluation/gates/0/metric"),
         (
