@@ -91,7 +91,8 @@ class _Place:
 
     @property
     def is_wrong_type(self) -> bool:
-        return self.kind.endswith("_type")
+        no_word = self.kind == "literal_error" and isinstance(self.value, Mapping | list)
+        return no_word or self.kind.endswith("_type")
 
     def fault(self) -> Fault:
         if self.kind.startswith("union_tag"):
