@@ -213,10 +213,6 @@ class Loss(Plugin):
         moved = {name: value.at(epoch) for name, value in self if isinstance(value, Schedule)}
         return self.model_copy(update=moved) if moved else self
 
-    def holds_lumped(self) -> bool:
-        """Whether many unlikely classes may be lumped into one outcome on both sides."""
-        return self.lumps
-
     def build(self, context: Context) -> "Callable[[Outputs, Outputs, Batch], Tensor]":
         """What computes the loss: this form itself, or a module with parts that the optimizer then trains."""
         return self

@@ -9,10 +9,9 @@ from app.db.tables import ModelVersion
 from app.errors import Fault, InvalidSpec
 from app.services.checks import Checks
 from app.services.data_plan import Tables
+from app.services.signal_plan import lumped
 
 INSIDE = frozenset({"features", "attentions", "values"})  # of a model, beside its answers
-FEW_CLASSES = 1000  # up to so many, every class' answer is stored
-KEPT_CLASSES = 50  # of more than that, unless the spec says how many
 
 
 def check_losses(spec: JobSpec, versions: Sequence[ModelVersion], tables: Tables, checks: Checks) -> None:
@@ -39,16 +38,6 @@ def check_students(
                 checks.run("losses", at, _check_student, loss, wanted, one)
             if len(spec.scheme.hops(architecture)) > 1:
                 checks.run("losses", at, _check_chain, spec, loss, architecture, versions)
-
-
-def lumped(spec: JobSpec, classes: int) -> int | None:
-    """How many classes of each answer are stored, the others' mass being one more outcome; None: all, or the
-    teachers answer live."""
-    store, live = spec.signals.top_k, bool(spec.data.augment) and spec.data.views is None
-    if live or store == "all" or spec.task.answer == "number":
-        return None
-    kept = (KEPT_CLASSES if classes > FEW_CLASSES else classes) if store == "auto" else store
-    return kept if kept < classes else None
 
 
 def _check_answers(spec: JobSpec, loss: Loss) -> None:

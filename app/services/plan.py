@@ -22,6 +22,7 @@ from app.services.data_plan import Tables
 from app.services.evaluation_plan import check_evaluation, check_limits
 from app.services.initialization_plan import initialization
 from app.services.loss_plan import check_losses, check_students
+from app.services.signal_plan import advise_on_signals, check_augmentation, check_store, decided
 from app.settings import Settings
 
 
@@ -118,16 +119,21 @@ def _fitted(
     checks.demand()
     student_plan.check_students(settings, order, seen, labels, checks)
     known = [teacher for teacher in pinned if teacher is not None]
+    check_augmentation(spec, preprocessing, known, checks)
+    check_store(spec, known, checks)
     architecture = order.student.architecture
     start = checks.run(
         "initialization", "/student/initialize", initialization, session, project_id, order, known
     )
     parameters = architecture.parameters(seen, len(labels))
+    store = decided(spec, known, tables.training_rows)
+    order = order.model_copy(update={"signals": store})
     order = _filled_in(order, preprocessing, teacher_plan.name(session, first) if first else _stem(tables))
     check_limits(order, parameters, checks)
     check_students(order, architecture, versions, checks)
     checks.demand()
     advise(order, settings, known, tables, parameters, checks)
+    advise_on_signals(order, known, tables.training_rows, checks)
     return Resolved(
         spec=order,
         teachers=known,

@@ -86,7 +86,7 @@ class Heard:
         if not isinstance(self.answers, Lumped):
             targets = self.ensemble.targets(self.answers, temperature, self.step)
             return [(share, student, Outputs(logits)) for share, logits in targets]
-        if not form.holds_lumped() or student.logits is None:
+        if not form.lumps or student.logits is None:
             return []  # of labels alone: the plan lets no other loss through
         own = replace(student, logits=self.answers.student(lift(student.logits), temperature))
         return [(1.0, own, Outputs(self.answers.teacher(temperature)))]

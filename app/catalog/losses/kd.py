@@ -34,10 +34,6 @@ class KD(Loss):
         """A lumped class would count once in a row's mean and deviation."""
         return not self.standardize
 
-    def holds_lumped(self) -> bool:
-        """The mean and the deviation of a row are those of all its classes."""
-        return not self.standardize
-
     def formula(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
         assert student.logits is not None
         assert teacher.logits is not None
