@@ -11,6 +11,7 @@ from celery import Celery, signals
 from app.logs import configure_logs
 from app.ports.queue import BROKER_MANNERS, TASK
 from app.services import supervise
+from app.services.layers import Surveyor
 from app.settings import Settings
 from app.wiring import assemble
 
@@ -18,6 +19,7 @@ settings = Settings()
 parts = assemble(settings)
 stopping = threading.Event()
 lookout = supervise.Lookout(parts)
+surveyor = Surveyor(parts)
 
 celery = Celery("stillhouse", broker=settings.queue_url)
 celery.conf.update(BROKER_MANNERS)
@@ -33,10 +35,12 @@ def work(_job_id: str) -> None:
 def _begin(**_: Any) -> None:
     configure_logs(settings)
     lookout.start()
+    surveyor.start()
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _stop(**_: Any) -> None:
     """Hands running jobs back at once; the warm shutdown then waits for the tasks to return."""
     stopping.set()
+    surveyor.stop()
     lookout.stop()

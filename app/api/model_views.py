@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from app.api.pages import Page
 from app.db.tables import Alias, Model, ModelVersion
+from app.services.layers import Layer
 from app.services.models import Entry
 
 Json = dict[str, Any]
@@ -57,7 +58,7 @@ class VersionView(VersionSummary):
         version, name = entry.version, entry.name
         path = f"/v1/models/{name}/versions/{version.version}"
         long = {key: getattr(version, key) for key in _LONG}
-        links = {"self": path, "files": f"{path}/files", "lineage": f"{path}/lineage"}
+        links = {name: f"{path}/{name}" for name in ("files", "lineage", "layers")} | {"self": path}
         return cls.model_validate(
             {**_summary(name, version), **long, "aliases": entry.aliases, "links": links, **more}
         )
@@ -65,6 +66,16 @@ class VersionView(VersionSummary):
 
 class ImportedView(VersionView):
     warnings: list[str] = Field(description="what to know before it teaches")
+
+
+class LayersView(BaseModel):
+    """ready false: a worker is listing them; ask again."""
+
+    object: Literal["layers"] = "layers"
+    ready: bool
+    data: list[Layer] = Field(
+        description="in the model's order; shape: of what one row shows; stage: what `pairs: auto` matches"
+    )
 
 
 class AliasView(BaseModel):

@@ -1,12 +1,17 @@
 """Models: teachers are imported, students left by jobs; both are listed, downloaded and named by aliases."""
 
 import re
+import time
+from asyncio import sleep, to_thread
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.orm import Session
 
 from app.api import uploads
 from app.api.dependencies import PartsDep, PrincipalDep, ReadSession, WriteSession
@@ -15,6 +20,7 @@ from app.api.model_views import (
     AliasView,
     FileView,
     ImportedView,
+    LayersView,
     ModelSummary,
     ModelView,
     VersionSummary,
@@ -24,13 +30,15 @@ from app.api.pages import After, Limit, Page, cut, read_cursor
 from app.api.uploads import Form, receive
 from app.catalog.spec import AliasName, Name
 from app.errors import Fault, Invalid
-from app.services import aliases, imports, lineage, models
+from app.services import aliases, imports, layers, lineage, models
 from app.services.aliases import Condition
 from app.services.imports import Order
+from app.services.layers import Layer
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
 Json = dict[str, Any]
+POLL_S = 0.25  # between two looks for layers
 Version = Annotated[
     str, Path(pattern="^[A-Za-z0-9._-]{1,64}$", description="a version's number, or an alias")
 ]
@@ -110,6 +118,35 @@ def get_version(name: Name, version: Version, session: ReadSession, principal: P
 def get_lineage(name: Name, version: Version, session: ReadSession, principal: PrincipalDep) -> Json:
     """Where a version comes from, through its teachers and theirs, and which students it taught."""
     return lineage.lineage(session, models.get(session, principal.project_id, name, version).version)
+
+
+@router.get(
+    "/{name}/versions/{version}/layers",
+    responses={202: {"model": LayersView, "description": "A worker is listing them"}},
+)
+async def list_layers(
+    name: Name,
+    version: Version,
+    parts: PartsDep,
+    principal: PrincipalDep,
+    response: Response,
+    wait: Annotated[float, Query(ge=0, le=60, description="seconds to wait for a worker")] = 0.0,
+) -> LayersView:
+    """The layers that losses can name, with the shapes that they show. A worker lists them."""
+
+    def look(opened: Callable[[], AbstractContextManager[Session]]) -> list[Layer] | None:
+        with opened() as session:
+            return layers.want(session, models.get(session, principal.project_id, name, version).version)
+
+    until = time.monotonic() + wait
+    found = await to_thread(look, parts.sessions.write)
+    while found is None and time.monotonic() < until:
+        await sleep(POLL_S)
+        found = await to_thread(look, parts.sessions.read)
+    if found is None:
+        response.status_code = 202
+        response.headers["Retry-After"] = "2"
+    return LayersView(ready=found is not None, data=found or [])
 
 
 @router.get("/{name}/versions/{version}/files")

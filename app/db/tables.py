@@ -129,6 +129,19 @@ class ModelVersion(Base):
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
 
 
+class ModelLayers(Base):
+    """What a worker says of a version's layers; neither layers nor error: somebody waits for it."""
+
+    __tablename__ = "model_layers"
+    __table_args__ = (CheckConstraint("attempts >= 0", name="attempts"),)
+    version_id: Mapped[str] = mapped_column(ForeignKey("model_versions.id"), primary_key=True)
+    layers: Mapped[list[Any] | None] = mapped_column(JSON(none_as_null=True))  # services.layers.Layer
+    error: Mapped[str | None] = mapped_column(String(500))
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_expires_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
+
+
 class Alias(Base):
     """A movable name of a version. `revision` counts its moves and is its ETag."""
 

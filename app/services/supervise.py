@@ -22,6 +22,7 @@ from app.db.tables import Job
 from app.errors import DeadlineExceeded, LeaseLost
 from app.ports.parts import Parts
 from app.services import jobs, scratch, sweep_steps
+from app.services.layers import Surveyor
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin make training seven times slower on busy cores
@@ -104,15 +105,18 @@ class Supervisor:
             threading.Thread(target=self._serve, name=f"slot-{slot}", daemon=True)
             for slot in range(parts.settings.slots)
         ]
+        self._surveyor = Surveyor(parts)
 
     def start(self) -> None:
         self._bell.set()  # there may be work from before
+        self._surveyor.start()
         for slot in self._slots:
             slot.start()
 
     def stop(self, timeout_s: float = 30.0) -> None:
         """Claims nothing more, hands running jobs back and waits for their processes to be gone."""
         self._stopping.set()
+        self._surveyor.stop()
         self._bell.set()
         deadline = time.monotonic() + timeout_s
         for slot in self._slots:

@@ -61,14 +61,14 @@ def stages(model: Model) -> list[str]:
     """
     container, layers = _repeated(model)
     paths = [f"{container}.{path}" for path in layers]
-    shapes = _shapes(model, paths)
-    ran = [path for path in paths if path in shapes]
+    seen = shapes(model, paths)
+    ran = [path for path in paths if path in seen]
     if not ran:
         raise UnknownLayer(f"The stages of the {model.whose} did not run: {_WAY_OUT}")
     blocks = not any(_is_list(one) for path in ran for one in model.module.get_submodule(path).modules())
-    if not blocks or any(len(shapes[path]) != 4 for path in ran):
+    if not blocks or any(len(seen[path]) != 4 for path in ran):
         return ran
-    return [list(same)[-1] for _, same in groupby(ran, key=lambda path: shapes[path][2:])]
+    return [list(same)[-1] for _, same in groupby(ran, key=lambda path: seen[path][2:])]
 
 
 def attentions(model: Model) -> list[str]:
@@ -114,7 +114,7 @@ def _run(container: nn.Module) -> Iterator[str]:
 
 
 @torch.no_grad()
-def _shapes(model: Model, paths: Sequence[str]) -> dict[str, tuple[int, ...]]:
+def shapes(model: Model, paths: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """What the layers that run show of the batch; the module's state stays as it is."""
     seen: dict[str, tuple[int, ...]] = {}
 
