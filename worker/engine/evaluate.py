@@ -111,9 +111,10 @@ def _students(taught: Taught) -> dict[str, Sequence[Trained]]:
 
 
 def _module(order: Order, run: Trained, *, before: bool) -> nn.Module:
+    if before:
+        return order.new_student(seed=run.seed).eval()  # it starts as it was ordered to
     student = order.new_student(run.architecture, run.seed)
-    if not before:
-        student.load_state_dict(run.state)
+    student.load_state_dict(run.state)
     return student.eval()
 
 
