@@ -28,6 +28,11 @@ class Running:
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
+    def processor_s(self) -> float:
+        """Processor seconds of it and of its children that have ended."""
+        after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return sum(map(int, after_name[11:15])) / os.sysconf("SC_CLK_TCK")
+
     def maps(self) -> str:
         """Every file that it has in its memory."""
         return Path(f"/proc/{self.pid}/maps").read_text()
