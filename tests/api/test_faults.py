@@ -132,7 +132,7 @@ def test_a_query_parameter_is_pointed_at_too() -> None:
     [
         ({"teachers": [{"model": "big"}]}, "Write model:NAME, model:NAME@VERSION or model:NAME@ALIAS."),
         ({"data": {"train": "rows"}}, "Write dataset:NAME, dataset:NAME@VERSION or either with #SPLIT"),
-        ({"teachers": []}, "Send at least 1 item."),
+        ({"losses": []}, "Send at least 1 item."),
     ],
 )
 def test_the_way_out_is_told_in_words_and_never_as_a_pattern(changes: Any, fix: str) -> None:
