@@ -246,7 +246,8 @@ def deit() -> Any:
 def test_like_teacher_builds_the_teacher_s_own_shape_afresh() -> None:
     teacher = deit()
     form = family("like_teacher").resolve(config_of(teacher), learned(teacher))
-    form = ARCHITECTURES["like_teacher"].model_validate_json(form.model_dump_json())
+    again = ARCHITECTURES["like_teacher"].model_validate_json(form.model_dump_json())
+    assert {form, again} == {form}
     gray = Input(modality="image", shape=(1, 16, 16))
     assert form.accepts(gray) is None
     student: Any = form.build(gray, LABELS)

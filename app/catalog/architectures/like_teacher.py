@@ -35,6 +35,10 @@ class LikeTeacher(Family):
     config_of_teacher: SkipJsonSchema[dict[str, Any] | None] = None
     parameters_of_teacher: SkipJsonSchema[int] = 0  # with so many layers
 
+    def __hash__(self) -> int:
+        """A form is compared and kept in sets, and this one holds an object of JSON."""
+        return hash(self.model_dump_json())
+
     @property
     def quantization(self) -> Literal["static", "dynamic"]:  # type: ignore[override]
         return "static" if self._teacher["model_type"] in _CONVOLUTIONAL else "dynamic"
