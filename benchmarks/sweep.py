@@ -2,9 +2,9 @@
 
 Both sides take turns, each in a service of its own that has no stored answers: so the teacher answers once a
 side, and the rest is eight students. The second side is given the specs that the first one's trials had.
-Nothing is pruned. Promised: the sweep takes at most 1.10 times the processor time of the jobs, and at most 1.10
-times the time in which its own jobs run. Both sides are shown by the clock too; that feels whatever else the
-machine does.
+Nothing is pruned. Promised: the sweep takes at most 1.10 times the processor time of the jobs, and 1.10 times
+the time in which its own jobs run. Both sides are shown by the clock too, which feels all that the machine
+does besides.
 """
 
 import json
