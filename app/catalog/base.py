@@ -197,6 +197,7 @@ class Loss(Plugin):
     lumps: ClassVar[bool] = False  # True: it holds as well where many unlikely classes are lumped into one
     answers: ClassVar[frozenset[str]] = frozenset({"class"})  # what `logits` may stand for: class, number
     across_families: ClassVar[str] = ""  # evidence, where it is known to hurt between unlike architectures
+    usual_weight: ClassVar[float | None] = None  # in RepDistiller's recipes, beside a cross-entropy of 1
     paper: ClassVar[str] = ""
     definition: ClassVar[str] = ""  # the formula in one line of plain text, for docs/losses.md
 

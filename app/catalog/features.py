@@ -62,6 +62,11 @@ class LayerLoss(Loss):
         0, description="which teacher's layers, counted from 0 in the order of `teachers`"
     )
 
+    def named(self) -> list[tuple[str, int, str]]:
+        """Every path that is not `auto`: its pointer within the form, whose it is (0 the student's, 1 the
+        teacher's), and the path."""
+        raise NotImplementedError
+
     def sides(self, student: Outputs, teacher: Outputs) -> "tuple[list[Tensor], list[Tensor]]":
         """What the two layers of each pair show, in the order of the pairs."""
         raise NotImplementedError
@@ -111,6 +116,14 @@ class FeatureLoss(LayerLoss):
         student, teacher = zip(*self.pairs, strict=True)
         return list(dict.fromkeys(student)), list(dict.fromkeys(teacher))
 
+    def named(self) -> list[tuple[str, int, str]]:
+        pairs = [] if self.pairs == "auto" else self.pairs
+        return [
+            (f"/pairs/{m}/{side}", side, path)
+            for m, pair in enumerate(pairs)
+            for side, path in enumerate(pair)
+        ]
+
     def paired(self, pairs: Sequence[tuple[str, str]]) -> Self:
         """The same form over these pairs. Raises ShapeMismatch where they are too few."""
         if len(pairs) < self.fewest:
@@ -157,6 +170,10 @@ class RepresentationLoss(LayerLoss):
 
     def taps(self) -> tuple[list[str], list[str]]:
         return (["auto"], ["auto"]) if self.layer == "auto" else ([self.layer[0]], [self.layer[1]])
+
+    def named(self) -> list[tuple[str, int, str]]:
+        both = () if self.layer == "auto" else self.layer
+        return [(f"/layer/{side}", side, path) for side, path in enumerate(both)]
 
     def sides(self, student: Outputs, teacher: Outputs) -> "tuple[list[Tensor], list[Tensor]]":
         both = zip((student.features, teacher.features), self.taps(), strict=True)

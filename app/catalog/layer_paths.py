@@ -1,7 +1,7 @@
 """Layers by path, however a model is wrapped, and what to say where there is none."""
 
 from collections.abc import Callable, Collection, Iterable
-from difflib import get_close_matches
+from difflib import SequenceMatcher
 
 from app.errors import UnknownLayer, shown
 
@@ -36,12 +36,15 @@ def resolve(path: str, there: Collection[str]) -> str:
 
 
 def _nearest(path: str, there: Iterable[str]) -> str:
-    """The nearest paths in one text, and how many more there are."""
-    names = [name for name in there if name]
-    close = get_close_matches(path, names, n=NAMED, cutoff=0.5)
-    close += [name for name in names if name not in close][: NAMED - len(close)]
-    more = f" and {len(names) - len(close)} others" if len(names) > len(close) else ""
-    return ", ".join(close) + more
+    """The nearest paths in one text, judged by their ends, and how many more there are."""
+    parts = path.count(".") + 1
+
+    def likeness(name: str) -> float:
+        return SequenceMatcher(None, path, ".".join(name.split(".")[-parts:])).ratio()
+
+    names = sorted(filter(None, there), key=likeness, reverse=True)
+    more = f" and {len(names) - NAMED} others" if len(names) > NAMED else ""
+    return ", ".join(names[:NAMED]) + more
 
 
 def _unwrapped(path: str) -> str:

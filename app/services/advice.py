@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from app.catalog.spec import JobSpec, PinnedModel, steps_of
 from app.services.checks import Checks
 from app.services.data_plan import Tables
+from app.services.loss_advice import advise_losses
 from app.settings import Settings
 
 FEW_STEPS = 100  # a student that starts from nothing learns little in fewer
@@ -21,6 +22,7 @@ def advise(
     """spec: with every default filled in. parameters: of the student."""
     _about_the_student(spec, teachers, parameters, checks)
     _about_the_rows(spec, tables, checks)
+    advise_losses(spec, teachers, parameters, checks)
     wanted = spec.resources.accelerator
     if settings.embedded and wanted not in ("auto", *settings.accelerators):
         detail = f"the only worker has {', '.join(settings.accelerators)}, so the job would wait for ever"

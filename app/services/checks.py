@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from typing import Literal, ParamSpec, TypeVar
 
+from pydantic import Field
+
 from app.catalog.base import Frozen
 from app.errors import Fault, Invalid
 
@@ -17,6 +19,7 @@ class Check(Frozen):
     pointer: str = ""
     detail: str = ""
     fix: str = ""
+    evidence: str = Field("", description="what a warning rests on")
 
 
 class Checks:
@@ -45,8 +48,9 @@ class Checks:
         self.all.append(Check(name=name, status="ok"))
         return found
 
-    def warn(self, name: str, code: str, pointer: str, detail: str, fix: str) -> None:
-        self.all.append(Check(name=name, status="warn", code=code, pointer=pointer, detail=detail, fix=fix))
+    def warn(self, name: str, code: str, pointer: str, detail: str, fix: str, *, evidence: str = "") -> None:
+        said = {"code": code, "pointer": pointer, "detail": detail, "fix": fix, "evidence": evidence}
+        self.all.append(Check(name=name, status="warn", **said))
 
     def demand(self) -> None:
         """Raises the first error, with everything that is wrong in it."""

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 
+from sqlalchemy.orm import Session
+
 from app.catalog.base import Architecture, Loss
 from app.catalog.features import LayerLoss
+from app.catalog.layer_paths import resolve
 from app.catalog.spec import LOSSES, JobSpec
 from app.db.tables import ModelVersion
-from app.errors import Fault, InvalidSpec
+from app.errors import Fault, InvalidSpec, UnknownLayer
+from app.services import layers
 from app.services.checks import Checks
 from app.services.data_plan import Tables
 from app.services.signal_plan import lumped
@@ -25,6 +29,18 @@ def check_losses(spec: JobSpec, versions: Sequence[ModelVersion], tables: Tables
         checks.run("losses", at, _check_tail, spec, loss, classes)
         checks.run("losses", f"{at}/stage_epochs", _check_stage, spec, loss)
     checks.run("losses", "/losses", _check_after_stages, spec)
+
+
+def check_layers(session: Session, spec: JobSpec, versions: Sequence[ModelVersion], checks: Checks) -> None:
+    """The paths of the teachers' layers, where these were listed; else the job finds out before it trains."""
+    for place, loss in enumerate(spec.terms()):
+        if not isinstance(loss, LayerLoss) or loss.teacher >= len(versions):
+            continue
+        listed = layers.known(session, versions[loss.teacher].id)
+        there = [one.path for one in listed or []]
+        for pointer, side, path in loss.named() if there else []:
+            if side:
+                checks.run("losses", f"/losses/{place}{pointer}", _check_path, path, there)
 
 
 def check_students(
@@ -88,6 +104,14 @@ def _check_student(loss: Loss, wanted: frozenset[str], architecture: Architectur
         )
         fix = "order a student that attends, such as vit, bert or distilbert, or choose a loss over features"
         raise _refused("needs_missing", detail, fix)
+
+
+def _check_path(path: str, there: Sequence[str]) -> None:
+    try:
+        resolve(path, there)
+    except UnknownLayer as error:
+        fix = "name one that GET /v1/models/{name}/versions/{version}/layers lists"
+        raise UnknownLayer(error.detail, Fault("", error.code, error.detail, fix)) from None
 
 
 def _check_chain(

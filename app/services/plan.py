@@ -21,7 +21,7 @@ from app.services.checks import Check, Checks
 from app.services.data_plan import Tables
 from app.services.evaluation_plan import check_evaluation, check_limits
 from app.services.initialization_plan import initialization
-from app.services.loss_plan import check_losses, check_students
+from app.services.loss_plan import check_layers, check_losses, check_students
 from app.services.signal_plan import advise_on_signals, check_augmentation, check_store, decided
 from app.settings import Settings
 
@@ -104,6 +104,7 @@ def _fitted(
     ]
     checks.run("labels", "/teachers", teacher_plan.check_labels_alone, spec, tables)
     check_losses(spec, versions, tables, checks)
+    check_layers(session, spec, versions, checks)
     checks.run("finetune", "/training/finetune/epochs", _check_finetune, spec, tables)
     check_evaluation(spec, tables, checks)
     task, columns, first = spec.task, tables.train.columns, versions[0] if versions else None

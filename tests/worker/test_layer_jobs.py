@@ -155,9 +155,10 @@ def test_each_loss_looks_into_its_own_teacher(workshop: Workshop, tmp_path: Path
         ({"kind": "fitnet", "pairs": [["stages.0", "stages.0"], ["stages.9", "stages.1"]]},
          "/losses/1/pairs/1/0", "no layer 'stages.9'; there are resnet.encoder.stages"),
         ({"kind": "fitnet", "pairs": [["stages.0", "layer4"]]}, "/losses/1/pairs/0/1", "no layer 'layer4'"),
-        ({"kind": "rkd", "layer": ["nothing", "classifier"]}, "/losses/1/layer", "no layer 'nothing'"),
+        ({"kind": "rkd", "layer": ["nothing", "classifier"]}, "/losses/1/layer/0", "no layer 'nothing'"),
         ({"kind": "attention_mse"}, "/losses/1/pairs", "No stage of the student has an attention module"),
-        ({"kind": "attention_transfer", "pairs": [["pooler", "classifier"]]}, "/losses/1", "one vector"),
+        ({"kind": "attention_transfer", "pairs": [["resnet.pooler", "classifier.0"]]}, "/losses/1",
+         "shows one vector a row"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_fails_in_the_first_minute_and_says_where(

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from torch import nn
@@ -77,25 +78,14 @@ def _at_hand(place: int, form: LayerLoss, teaching: "Teaching") -> "tuple[Live, 
 
 def _tap(place: int, form: Loss, tapped: Tapped, live: "Live", teacher: nn.Module) -> None:
     """Path by path, so that a wrong one is pointed at."""
-    for pointer, side, path in _paths(place, form):
-        module = teacher if side else tapped.module
-        if path != AUTO:
-            placed(pointer, lambda module=module, path=path: find(module, path))  # type: ignore[misc]
-        taps = Taps.of([path], form.needs)
-        placed(pointer, lambda side=side, taps=taps: (live if side else tapped).tap(taps))  # type: ignore[misc]
-
-
-def _paths(place: int, form: Loss) -> list[tuple[str, int, str]]:
-    """Every path of a form with its pointer, and whether it is one of the teacher."""
-    if (pairs := getattr(form, "pairs", None)) is not None:
-        return [
-            (f"/losses/{place}/pairs/{m}/{side}", side, pair[side])
-            for m, pair in enumerate(pairs)
-            for side in (0, 1)
-        ]
-    return [
-        (f"/losses/{place}/layer", side, path) for side, paths in enumerate(form.taps()) for path in paths
-    ]
+    assert isinstance(form, LayerLoss)
+    for pointer, side, path in form.named():
+        at, module = f"/losses/{place}{pointer}", teacher if side else tapped.module
+        placed(at, partial(find, module, path))
+        placed(at, partial((live if side else tapped).tap, Taps.of([path], form.needs)))
+    if not form.named():
+        for one in (tapped, live):
+            one.tap(Taps.of([AUTO], form.needs))
 
 
 def _seen(found: Shapes, form: Loss) -> dict[str, tuple[int, ...]]:

@@ -21,6 +21,7 @@ class AB(FeatureLoss):
     by_rows: ClassVar[bool] = True
     projects: ClassVar[bool] = True
     only_stage: ClassVar[bool] = True
+    usual_weight: ClassVar[float | None] = 1
     paper: ClassVar[str] = "Heo et al., 2019, Knowledge Transfer via Distillation of Activation Boundaries"
     definition: ClassVar[str] = (
         "3/1000 sum_i 2^(i - n) / B * sum [(Fs + m)^2 where Fs > -m and Ft <= 0, "

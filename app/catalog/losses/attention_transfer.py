@@ -20,6 +20,7 @@ class AttentionTransfer(FeatureLoss):
     across_families: ClassVar[str] = (
         "59.4 against 64.6 without a teacher for vgg13 to MobileNetV2, CIFAR-100, RepDistiller's table"
     )
+    usual_weight: ClassVar[float | None] = 1000
     paper: ClassVar[str] = "Zagoruyko and Komodakis, 2017, Paying More Attention to Attention"
     definition: ClassVar[str] = (
         "sum_pairs mean (n(a(Fs)) - n(a(Ft)))^2, a(F) = mean_c |F|^p at each position, n = / its L2 norm"

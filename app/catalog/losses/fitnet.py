@@ -22,6 +22,7 @@ class FitNet(FeatureLoss):
     across_families: ClassVar[str] = (
         "64.1 against 64.6 without a teacher for vgg13 to MobileNetV2, CIFAR-100, RepDistiller's table"
     )
+    usual_weight: ClassVar[float | None] = 100
     paper: ClassVar[str] = "Romero et al., 2015, FitNets: Hints for Thin Deep Nets"
     definition: ClassVar[str] = "sum_pairs mean (W Fs - Ft)^2"
 

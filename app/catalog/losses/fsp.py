@@ -19,6 +19,7 @@ class FSP(FeatureLoss):
     by_rows: ClassVar[bool] = True
     projects: ClassVar[bool] = True
     fewest: ClassVar[int] = 2
+    usual_weight: ClassVar[float | None] = 50
     paper: ClassVar[str] = "Yim et al., 2017, A Gift from Knowledge Distillation"
     definition: ClassVar[str] = (
         "sum_i mean (Gs_i - Gt_i)^2, G_i = mean over positions of F_i F_{i+1}^T, channel by channel"

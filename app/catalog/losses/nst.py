@@ -19,6 +19,7 @@ class NST(FeatureLoss):
     across_families: ClassVar[str] = (
         "58.2 against 64.6 without a teacher for vgg13 to MobileNetV2, CIFAR-100, RepDistiller's table"
     )
+    usual_weight: ClassVar[float | None] = 50
     paper: ClassVar[str] = "Huang and Wang, 2017, Like What You Like: Neuron Selectivity Transfer"
     definition: ClassVar[str] = (
         "sum_pairs mean_b [mean k(t, t') + mean k(s, s') - 2 mean k(s, t)], k(x, y) = (x y)^2, "

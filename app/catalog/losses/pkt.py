@@ -16,6 +16,7 @@ class PKT(RepresentationLoss):
     Small by nature: weight 30000 in the authors' CIFAR recipe. Of a batch of one it is 0.
     """
 
+    usual_weight: ClassVar[float | None] = 30000
     paper: ClassVar[str] = (
         "Passalis and Tefas, 2018, Learning Deep Representations with Probabilistic Knowledge Transfer"
     )

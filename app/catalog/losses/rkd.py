@@ -16,6 +16,7 @@ class RKD(RepresentationLoss):
     Time and memory grow with the cube of the batch. Of a batch of one it is 0.
     """
 
+    usual_weight: ClassVar[float | None] = 1
     paper: ClassVar[str] = "Park et al., 2019, Relational Knowledge Distillation"
     definition: ClassVar[str] = (
         "distance * mean_ij huber(ds_ij - dt_ij) + angle * mean_ijk huber(cs_ijk - ct_ijk), "

@@ -15,6 +15,7 @@ class Similarity(FeatureLoss):
     """
 
     batch_statistic: ClassVar[bool] = True
+    usual_weight: ClassVar[float | None] = 3000
     paper: ClassVar[str] = "Tung and Mori, 2019, Similarity-Preserving Knowledge Distillation"
     definition: ClassVar[str] = (
         "sum_pairs |Gs - Gt|^2 / B^2, G = F F^T with F as B flat rows, each row of G / its L2 norm"

@@ -19,6 +19,7 @@ class Correlation(RepresentationLoss):
     is 0 for a batch of one.
     """
 
+    usual_weight: ClassVar[float | None] = 0.02
     paper: ClassVar[str] = "Peng et al., 2019, Correlation Congruence for Knowledge Distillation"
     definition: ClassVar[str] = "mean_b sum_d |es - et|_bd * |es - et|_(b+1)d, e = W F, embedded rows"
 

@@ -22,6 +22,7 @@ class CRD(RepresentationLoss):
     embedding of every training row and side, and negatives are drawn from them. Weight 0.8 in the recipe.
     """
 
+    usual_weight: ClassVar[float | None] = 0.8
     paper: ClassVar[str] = "Tian, Krishnan and Isola, 2020, Contrastive Representation Distillation"
     definition: ClassVar[str] = (
         "-mean_b [log h(b, b) + sum_k log(1 - h(b, k))] for each side as anchor, h(b, j) = e / (e + K/n), "

@@ -19,6 +19,7 @@ class VID(FeatureLoss):
     so that what cannot be told counts less. It may be negative. Summed over the pairs.
     """
 
+    usual_weight: ClassVar[float | None] = 1
     paper: ClassVar[str] = "Ahn et al., 2019, Variational Information Distillation for Knowledge Transfer"
     definition: ClassVar[str] = (
         "sum_pairs 1/2 mean [(mu(Fs) - Ft)^2 / s^2 + log s^2], s^2 learned per channel"
