@@ -1,7 +1,7 @@
-"""`python -m examples.text FOLDER` writes docstrings.csv and teacher.zip: texts, and a BERT that knows them.
+"""`python -m examples.text FOLDER` writes teacher.zip, a BERT, and tables of texts for its students.
 
 The texts are the documentation strings of Python's standard library, the subjects what its modules are about.
-The teacher, made here from nothing, learned one half of them; the table holds the other half.
+The teacher, made here from nothing, learned one half of them; of the other half few have a label.
 """
 
 import ast
@@ -25,6 +25,7 @@ SUBJECTS = {
     "numbers": "_pydecimal calendar datetime _pydatetime fractions numbers random statistics",
     "python": "ast bdb cmd code dis doctest importlib inspect pdb pydoc tokenize trace typing unittest",
 }
+LABELED, TESTED = 200, 400
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
@@ -54,8 +55,8 @@ def tokenizer(texts: Iterable[str], words: int) -> Tokenizer:
 
 
 def write_teacher(
-    folder: Path, rows: Sequence[tuple[str, str]], *, words: int = 4000, tokens: int = 64, width: int = 128,
-    layers: int = 2, epochs: int = 8,
+    folder: Path, rows: Sequence[tuple[str, str]], *, words: int = 4000, tokens: int = 48, width: int = 128,
+    layers: int = 2, epochs: int = 6,
 ) -> None:  # fmt: skip
     """A BERT that learned these rows, with its tokenizer, as save_pretrained writes both."""
     from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
@@ -84,16 +85,27 @@ def write_teacher(
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "data/text")
     folder.mkdir(parents=True, exist_ok=True)
+    write(folder)
+
+
+def write(folder: Path, epochs: int = 6) -> None:
+    """epochs: of the teacher."""
     rows = docstrings()
     half = len(rows) // 2
-    with (folder / "docstrings.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["text", "subject"])
-        writer.writerows(rows[half:])
+    _write(folder / "train.csv", rows[half : half + LABELED])
+    _write(folder / "unlabeled.csv", [(text, "") for text, _ in rows[half + LABELED : -TESTED]])
+    _write(folder / "test.csv", rows[-TESTED:])
     with TemporaryDirectory() as made, zipfile.ZipFile(folder / "teacher.zip", "w") as packed:
-        write_teacher(Path(made), rows[:half])
+        write_teacher(Path(made), rows[:half], epochs=epochs)
         for path in sorted(Path(made).iterdir()):
             packed.write(path, path.name)
+
+
+def _write(path: Path, rows: Sequence[tuple[str, str]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "subject"])
+        writer.writerows(rows)
 
 
 def _documentation(path: Path) -> Iterable[str]:
