@@ -183,6 +183,10 @@ class TeacherLoadFailed(JobFailure):
     code, title, blame = "teacher_load_failed", "The teacher cannot be loaded", "user"
 
 
+class NothingInherited(JobFailure):
+    code, title, blame = "nothing_inherited", "Nothing of the model fits into the student", "user"
+
+
 class DataUnusable(JobFailure):
     code, title, blame = "data_unusable", "The data cannot be used for this job", "user"
 

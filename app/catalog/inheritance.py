@@ -9,7 +9,7 @@ from app.catalog.base import Architecture
 
 Layers = Literal["spread"] | int | list[int]
 
-# From a student's names to its teacher's, where families differ: the recipe of DistilBERT (Sanh et al., 2019).
+# From a student's names to its teacher's, where families differ: the recipe of DistilBERT (Sanh et al., 2019)
 _RENAMED = {
     ("bert", "distilbert"): (
         ("distilbert.transformer.", "bert.encoder."),
@@ -102,7 +102,7 @@ def _spread(teacher: Sequence[int], student: Sequence[int]) -> list[int]:
         raise Misfit(f"the student has {deeper[0]} layers where the teacher has fewer")
     starts = [0, *accumulate(teacher)]
     return [
-        start + round(place * (theirs - 1) / max(own - 1, 1))
+        start + int(place * (theirs - 1) / max(own - 1, 1) + 0.5)
         for start, theirs, own in zip(starts, teacher, student, strict=False)
         for place in range(own)
     ]

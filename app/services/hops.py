@@ -15,7 +15,8 @@ from app.services import models
 from app.services.models import Checkpoint
 from app.services.transitions import Note, owner_change, owner_row
 
-OF_THE_ORDER = frozenset({"teacher", "initialize", "train", "validation", "test", "unlabeled"})  # other roles
+OF_THE_DATA = frozenset({"train", "validation", "test", "unlabeled"})  # roles in a job
+OF_THE_ORDER = OF_THE_DATA | {"teacher", "initialize"}  # all others are students on the way
 MOST_LETTERS = 100  # of a model's name
 
 Json = dict[str, Any]

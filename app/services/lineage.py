@@ -6,13 +6,15 @@ Teachers may be students themselves: the tree is followed within bounds.
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
 from app.db.tables import Job, JobReference, Model, ModelVersion, SweepTrial
+from app.services.hops import OF_THE_DATA, OF_THE_ORDER
 
 MAX_DEPTH = 16
 MAX_VERSIONS = 200
+MAX_CANDIDATES = 2_000  # of which a job's other versions, which the one has not taught, are left out
 
 Json = dict[str, Any]
 
@@ -24,24 +26,38 @@ def lineage(session: Session, version: ModelVersion) -> Json:
     """
     tree = _Tree(session, version.project_id)
     origin = tree.origin(version, depth=0)
-    students = (
-        select(ModelVersion)
-        .join(Job, Job.output_version_id == ModelVersion.id)
-        .join(JobReference, JobReference.job_id == Job.id)
-        .where(
-            JobReference.target_id == version.id,
-            JobReference.role == "teacher",
-            Job.project_id == version.project_id,
-        )
-        .order_by(ModelVersion.id.desc())
-        .limit(MAX_VERSIONS + 1)
-    )
-    found = list(session.scalars(students))
+    found = _students(session, version)
     return {
         **origin,
         "students": [tree.brief(student) for student in found[:MAX_VERSIONS]],
         "truncated": tree.truncated or len(found) > MAX_VERSIONS,
     }
+
+
+def _students(session: Session, version: ModelVersion) -> list[ModelVersion]:
+    """Of the jobs that point at the version, what they made that names it as a teacher."""
+    jobs = select(JobReference.job_id).where(
+        JobReference.target_id == version.id, JobReference.role.not_in(OF_THE_DATA)
+    )
+    outputs = select(Job.output_version_id).where(Job.id.in_(jobs))
+    on_the_way = select(JobReference.target_id).where(
+        JobReference.job_id.in_(jobs), JobReference.role.not_in(OF_THE_ORDER)
+    )
+    made = (
+        select(ModelVersion)
+        .where(
+            or_(ModelVersion.id.in_(outputs), ModelVersion.id.in_(on_the_way)),
+            ModelVersion.project_id == version.project_id,
+        )
+        .order_by(ModelVersion.id.desc())
+        .limit(MAX_CANDIDATES)
+    )
+    named = [
+        one
+        for one in session.scalars(made)
+        if version.id in {teacher["version_id"] for teacher in one.lineage.get("teachers", [])}
+    ]
+    return named[: MAX_VERSIONS + 1]
 
 
 class _Tree:

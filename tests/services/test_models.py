@@ -13,7 +13,7 @@ from app.db.ids import new_id
 from app.db.session import Sessions
 from app.db.tables import Job, JobReference, ModelVersion, Project
 from app.errors import NotFound, UnknownReference, VersionConflict
-from app.services import aliases, lineage, models
+from app.services import aliases, hops, lineage, models
 from app.services.aliases import Condition
 from app.services.models import Checkpoint
 
@@ -273,6 +273,28 @@ def test_lineage_follows_teachers_of_teachers_and_lists_students(sessions: Sessi
         assert [s["reference"] for s in lineage.lineage(session, teacher)["students"]] == [
             "model:assistant@1"
         ]
+
+
+def test_students_on_the_way_of_a_job_are_told_where_they_were_taught(sessions: Sessions) -> None:
+    teacher = register(sessions, name="teacher")
+    student = distill(sessions, "student", teacher)
+    other = distill(sessions, "other", student)
+    on_the_way = {"generation-1": teacher, "generation-2": other}
+    made = {}
+    for role, whom in on_the_way.items():
+        told = {"job": student.lineage["job"], "role": role, "teachers": [{"version_id": whom.id}]}
+        with sessions.write() as session:
+            version = models.register(session, PROJECT, role, checkpoint(role, source="job", lineage=told))
+            session.add(JobReference(job_id=student.lineage["job"], target_id=version.id, role=role))
+        made[role] = version
+    with sessions.read() as session:
+        found = [one["reference"] for one in lineage.lineage(session, teacher)["students"]]
+        assert found == [
+            "model:generation-1@1",
+            "model:student@1",
+        ]  # not generation 2, which another one taught
+        assert lineage.lineage(session, made["generation-1"])["students"] == []
+        assert set(hops.made(session, student.lineage["job"])) == set(on_the_way)
 
 
 def test_lineage_is_bounded(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,17 +219,22 @@ class Course:
             )
             for module in modules
         ]
-        own = name in ("student", "control")
+        self.notes += [note for note in learners[-1].told_pairs() if note not in self.notes]
+        trained = self.run(learners, lesson, training, name)
+        self._begun += 1
+        for learner in learners:
+            learner.close()
+        return trained
+
+    def run(self, learners: list[Learner], lesson: Lesson, training: Training, name: str) -> list[Trained]:
+        """The loop, looked on by the job."""
+        own, seed = name in ("student", "control"), training.seed
         prefix = f"seed_{seed}_" if own and seed != self.order.seed else ""
         prefix += "" if name == "student" else f"{name}_"
         begun = self._begun * self._share
         watch = JobWatch(self.order.journal, prefix=prefix, first=begun, share=self._share)
-        self._begun += 1
         trained = distill(learners, lesson, training, watch=watch, finish=self.finish)
-        for learner in learners:
-            learner.close()
         self.log_losses = watch.log_losses
-        self.notes += [note for note in learners[-1].told_pairs() if note not in self.notes]
         return trained
 
     def training(self, seed: int) -> Training:

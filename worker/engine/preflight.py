@@ -1,33 +1,24 @@
 """The third phase: one real batch goes through all that the job will do. What can fail fails in the first
 minute."""
 
-import threading
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from app.catalog.base import Architecture, Frozen
-from app.catalog.features import LayerLoss
-from app.catalog.spec import LOSSES
-from app.errors import Fault, Invalid, ShapeMismatch, TeacherLoadFailed
-from worker.data import Split, have_labels, open_rows
+from app.catalog.base import Architecture
+from app.errors import Fault, ShapeMismatch, TeacherLoadFailed
+from worker.data import open_rows
 from worker.engine import answers, teachers
-from worker.engine.course import stages, validator
 from worker.engine.device import Rows
-from worker.engine.distill import Lesson, distill
+from worker.engine.distill import Trained
 from worker.engine.export import write_all
 from worker.engine.fetch import Material
-from worker.engine.inputs import training_inputs
-from worker.engine.layer_paths import at
-from worker.engine.learner import Learner, Metrics
-from worker.engine.lumped import LumpedRows
-from worker.engine.metrics import judge_of
 from worker.engine.questions import form_of
-from worker.engine.teaching import Teaching
+from worker.engine.rehearsal import Rehearsal
+from worker.engine.schemes import ARRANGE
 from worker.engine.validate import Order
 
 if TYPE_CHECKING:
@@ -47,51 +38,32 @@ def preflight(order: Order, material: Material) -> None:
     ]
     order.journal.progress(0.3)
 
+    if order.inherited:
+        order.journal.note(order.inherited.told, **order.inherited.data)
+    checked: list[Architecture] = []
     for _, architecture in spec.scheme.students(spec.student.architecture):
-        student = order.new_student(architecture)
-        _check_student(order, architecture, student, encoded)
-    _learn(order, student, _lesson(order, material, encoded, np.stack(heard, 1) if heard else None, live))
+        if architecture not in checked:
+            checked.append(architecture)
+            _check_student(order, architecture, order.new_student(architecture), encoded)
+    rehearsal = Rehearsal(order, material, encoded, np.stack(heard, 1) if heard else None, live)
+    taught = ARRANGE[spec.scheme.kind](rehearsal, spec.scheme).teach(order.seed)
+    for note in rehearsal.notes:
+        order.journal.note(note)
     order.journal.progress(0.5)
 
-    rows = order.normalize(encoded[:TRACED_ROWS])
-    write_all(order, student.cpu().eval(), rows, rows, order.folder / "preflight")
+    exported: list[Architecture | None] = []
+    for one in (*taught.values(), *rehearsal.before):
+        if one.architecture not in exported:
+            exported.append(one.architecture)
+            _check_exports(order, one, encoded)
 
 
-def _learn(order: Order, student: nn.Module, lesson: Lesson) -> None:
-    """One batch through every stage. Raises ShapeMismatch where a loss looks for what is not there."""
-    training = order.resolved.spec.training.model_copy(update={"early_stopping": None})
-    index = torch.from_numpy(lesson.stages[0].rows[: training.batch_size])
-    learner = Learner(
-        student,
-        lesson.terms,
-        training,
-        device=order.device,
-        teaching=lesson.teaching,
-        probe=lesson.inputs(index, 0),
-        rows=len(index),
-    )
-    for note in learner.told_pairs():
-        order.journal.note(note)
-    try:
-        distill([learner], lesson, training, watch=_Nobody(), finish=threading.Event())
-    except torch.OutOfMemoryError:
-        raise
-    except (Invalid, RuntimeError, ValueError, LookupError) as error:
-        raise _misfit(error, learner.objective.computing, lesson) from error
-    learner.close()
-
-
-def _misfit(error: Exception, place: int | None, lesson: Lesson) -> Exception:
-    """The error itself, or what it means where a loss was being computed: its place tells which."""
-    pointer = f"/losses/{place}"
-    if isinstance(error, Invalid):
-        return error if place is None else at(pointer, error)
-    if place is None or not isinstance(lesson.terms[place], LayerLoss):
-        return error
-    kind, said = lesson.terms[place].kind, [*str(error).splitlines(), type(error).__name__]
-    detail = f"{kind} cannot compare what the student and its teacher show: {said[0][:200]}"
-    fix = "choose layers whose shapes go together, or another loss"
-    return ShapeMismatch(detail, Fault(pointer, "shape_mismatch", detail, fix))
+def _check_exports(order: Order, trained: Trained, encoded: "NDArray[Any]") -> None:
+    """Raises ExportFailed, ExportMismatch."""
+    student, rows = order.new_student(trained.architecture), order.normalize(encoded[:TRACED_ROWS])
+    student.load_state_dict(trained.state)
+    folder = order.folder / "preflight"
+    write_all(order, student.cpu().eval(), rows, rows, folder, trained.architecture)
 
 
 def _heard(
@@ -166,67 +138,3 @@ def _check_student(
         raise ShapeMismatch(
             f"The student ({family}) makes an output of shape {tuple(logits.shape)}; {wanted} is needed."
         )
-
-
-def _lesson(
-    order: Order,
-    material: Material,
-    encoded: "NDArray[Any]",
-    heard: "NDArray[np.float32] | None",
-    live: "dict[int, teachers.Live]",
-) -> Lesson:
-    """The job's own in small: one batch, one epoch a stage."""
-    spec, task, device, rows = order.resolved.spec, order.task, order.device, np.arange(len(encoded))
-    labels = material.training.labels[: len(encoded)]
-    labeled = np.flatnonzero(have_labels(labels))
-    split = Split("preflight", (), labeled if len(labeled) else rows, labels)
-
-    def sample(preprocessing: Frozen) -> Rows:
-        again = material.tables.sample(order.resolved.data.train, task, preprocessing, len(encoded))
-        return Rows(again, device)
-
-    inputs = training_inputs(
-        order,
-        material.tables,
-        lambda own: Rows(encoded, device) if own == order.preprocessing else sample(own),
-        Rows(labels, device),
-        learned=rows,
-        live={place: order.preprocessing_of(place) for place in live},
-    )
-    target, teaching = None, None
-    if heard is not None:
-        target = order.ensemble.mean(torch.from_numpy(heard[split.rows])).numpy()
-        teaching = Teaching(order.ensemble, _kept(order, heard), live)
-    own_loss = LOSSES[task.own_loss]()  # type: ignore[call-arg]
-    terms = spec.terms()
-    made = stages(spec.training, terms, rows, labeled if len(labeled) else rows)
-    return Lesson(
-        terms=[*terms, own_loss] if spec.training.finetune.epochs else terms,
-        stages=[replace(stage, epochs=1) for stage in made],
-        inputs=inputs,
-        teaching=teaching,
-        validate=validator(Rows(encoded, device), split, target, order),
-        metric=judge_of(task, order.preprocessing).imitation if target is not None else task.metric,
-    )
-
-
-def _kept(order: Order, heard: "NDArray[np.float32]") -> "Rows | LumpedRows | None":
-    """The answers as training will have them, the same to every view."""
-    data, store = order.resolved.spec.data, order.resolved.spec.signals
-    if data.augment and not data.views:
-        return None
-    seen = np.repeat(heard, data.views or 1, axis=0)
-    if not isinstance(store.top_k, int):
-        return Rows(seen, order.device)
-    form = form_of(order)
-    return LumpedRows(Rows(form.packed(torch.from_numpy(seen[:, 0])), order.device), form)
-
-
-class _Nobody:
-    """Looks on and says nothing."""
-
-    def step(self, step: int, total: int, epoch: int, samples: int) -> None: ...
-
-    def reading(self, split: Literal["train", "validation"], step: int, values: Metrics) -> None: ...
-
-    def best(self, step: int, metric: str, value: float) -> None: ...

@@ -57,6 +57,7 @@ def train(order: Order, material: Material, answers: "dict[str, Array]", finish:
     seeds = range(order.seed, order.seed + spec.evaluation.seeds)
     before = len(spec.scheme.hops(spec.student.architecture)) - 1
     course = Course(order, material, answers, finish, runs=before + len(seeds) * (1 if why else 2))
+    course.notes += [order.inherited.told] if order.inherited else []
     arranged = ARRANGE[spec.scheme.kind](course, spec.scheme)
     students = {name: [one] for name, one in arranged.before.items()}
     controls: list[Trained] = []

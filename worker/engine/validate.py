@@ -90,8 +90,10 @@ class Order:
         return self.task.normalize(encoded, self.preprocessing)
 
     def new_student(self, architecture: Architecture | None = None, seed: int | None = None) -> nn.Module:
-        """On the device, always with the same first weights for the same seed. architecture: of a student that
-        starts from nothing; None: the job's own, which starts as ordered."""
+        """On the device, always with the same first weights for the same seed.
+
+        architecture: of a student that starts from nothing; None: the job's own, which starts as ordered.
+        """
         start = self.inherited if architecture is None else None
         seed_everything(self.seed if seed is None else seed)
         ordered = architecture or self.resolved.spec.student.architecture
