@@ -33,11 +33,8 @@ from worker.engine.teachers import WhiteBox
 from worker.engine.teaching import Teaching
 
 SMALL = {"kind": "resnet", "embedding_size": 4, "hidden_sizes": [4], "depths": [1], "layer_type": "basic"}
-CHANGES: list[dict[str, Any]] = [
-    {"kind": "random_crop", "padding": 1},
-    {"kind": "rotation"},
-    {"kind": "mixup"},
-]
+CROP: dict[str, Any] = {"kind": "random_crop", "padding": 1}
+CHANGES = [CROP, {"kind": "rotation"}, {"kind": "mixup"}]
 SHORT = {**PLAIN, "evaluation": {"compare": ["teacher"], "bootstrap": 100}}
 SGD = {"kind": "sgd", "lr": 0.05}
 

@@ -10,6 +10,8 @@ import torch
 from sqlalchemy import select
 
 from app.catalog.spec import JobSpec
+from app.catalog.tasks.text_classification import TextClassification
+from app.catalog.tasks.text_classification.tokens import open_tokenizer
 from app.db.tables import Job, MetricPoint, ModelVersion
 from app.errors import InvalidData, NotFound
 from app.services import datasets, imports, jobs, predictions, submission
@@ -161,3 +163,25 @@ def test_a_tokenizer_of_somebody_else_cannot_be_named(
         imports._check_files(found, tmp_path)
     with pytest.raises(NotFound):
         stocked.parts.blobs.read("5" * 64).__next__()
+
+
+def test_texts_lose_words_for_student_and_teacher_alike(stocked: Workshop) -> None:
+    """Stored views of texts, of which no special token is ever lost."""
+    data = {"train": "dataset:docs#train", "test": "dataset:docs#test", "views": 2}
+    changes: dict[str, Any] = {
+        "data": {**data, "augment": [{"kind": "token_dropout", "p": 0.2}]},
+        "training": {"epochs": 2, "batch_size": 32},
+        "evaluation": {"compare": ["teacher"], "bootstrap": 100},
+        "exports": [{"kind": "safetensors"}],
+    }
+    job = carried_out(stocked, **changes)
+    assert job.status == "succeeded", job.error
+    read = TextClassification().parse_preprocessing(job.resolved["preprocessing"])
+
+    def opened(sha256: str, open_bytes: Any) -> Any:
+        return open_bytes(b"".join(stocked.parts.blobs.read(sha256)))
+
+    words = TextClassification().vocabulary(read, opened)
+    tokenizer = opened(read.tokenizer, open_tokenizer)
+    assert words.lost == tokenizer.token_to_id("[MASK]")
+    assert {tokenizer.token_to_id(name) for name in ("[PAD]", "[CLS]", "[SEP]")} < words.special
