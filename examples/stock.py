@@ -81,9 +81,13 @@ def _tables(http: httpx.Client, folder: Path, told: Callable[[str], None]) -> No
 
 
 def _texts(http: httpx.Client, folder: Path, told: Callable[[str], None], epochs: int) -> None:
-    text.write(folder, epochs=epochs)
-    form = {"name": "docstrings", "label": "label", "splits": '{"train": 0.7, "test": 0.3}'}
-    told(_dataset(http, form, folder / "docstrings.csv"))
+    text.write(folder, epochs=min(epochs, 6))
+    files = {
+        name: (f"{name}.csv", (folder / f"{name}.csv").read_bytes())
+        for name in ("train", "unlabeled", "test")
+    }
+    form = {"name": "docstrings", "label": "subject"}
+    told(service.ask(http, "POST", "/v1/datasets", data=form, files=files)["reference"])
     told(_model(http, "docstrings-bert", {"file": ("teacher.zip", (folder / "teacher.zip").read_bytes())}))
 
 
