@@ -124,7 +124,7 @@ def _fitted(
     check_store(spec, known, checks)
     architecture = order.student.architecture
     start = checks.run(
-        "initialization", "/student/initialize", initialization, session, project_id, order, known
+        "initialization", "/student/initialize/model", initialization, session, project_id, order, known
     )
     parameters = architecture.parameters(seen, len(labels))
     store = decided(spec, known, tables.training_rows)

@@ -238,7 +238,21 @@ def test_generations_are_versions_each_taught_by_the_one_before(
     versions = made(workshop, job)
     assert list(versions) == ["generation-1", "generation-2"]
     assert len({version.digest for version in versions.values()}) == 2
-    assert {"generation_1", "generation_2", "student"} <= set(columns(workshop, job))
+    report = json.loads(workshop.artifact(job, "report.json"))
+    about = {one["name"]: one for one in report["columns"]}
+    assert list(about) == [
+        "teacher", "student_before", "generation_1", "generation_2", "control", "generations", "student",
+    ]  # fmt: skip
+    assert about["generation_2"]["about"] == (
+        "generation 2, which learned from generation 1: model:small-generation-2@1"
+    )
+    assert about["generations"]["parameters"] == 3 * about["student"]["parameters"]
+    mean = about["generations"]["metrics"]["log_loss"]["value"]
+    each = [
+        about[name]["metrics"]["log_loss"]["value"] for name in ("generation_1", "generation_2", "student")
+    ]
+    assert mean <= sum(each) / 3  # the logarithm is concave
+    assert set(report["training"]) == {"generation_1", "generation_2", "control", "student"}
 
     told = origin(workshop, job.output_version_id)["lineage"]
     assert [one["reference"] for one in told["teachers"]] == ["model:small-generation-2@1", "model:big@1"]

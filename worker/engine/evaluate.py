@@ -14,6 +14,7 @@ from worker.engine.cost import Cost, cost
 from worker.engine.course import predict
 from worker.engine.device import Rows
 from worker.engine.distill import Trained
+from worker.engine.ensemble import Ensemble
 from worker.engine.fetch import Material
 from worker.engine.intervals import Interval
 from worker.engine.metrics import (
@@ -83,6 +84,10 @@ def evaluate(order: Order, material: Material, answers: "dict[str, Array]", taug
             done += 1
             order.journal.progress(0.8 * done / runs)
     assert student is not None
+    for name, of in taught.ensembles.items():
+        logits[name] = [_mean([logits[one][0] for one in of])]
+        parameters[name] = sum(parameters[one] for one in of)
+    logits["student"] = logits.pop("student")  # the last column
     likened = teacher or next(reversed([name for name in taught.students if name != "student"]), None)
     findings = _compared(order, material, judge, logits, teacher=teacher, likened=likened)
     row = order.normalize(material.tables.laid_end_to_end(split, order.task, order.preprocessing)[:1])
@@ -101,6 +106,13 @@ def _teachers(order: Order, heard: "Array") -> "Columns":
         return {"teacher": [heard[:, 0]]}
     each = {f"teacher_{k + 1}": [heard[:, k]] for k in range(count)}
     return each | {"ensemble": [order.ensemble.mean(torch.from_numpy(heard)).numpy()]}
+
+
+def _mean(logits: "Sequence[Array]") -> "Array":
+    """What the mean of the probabilities, or of the numbers, is the answer to: (n, C)."""
+    alike = Ensemble("mean_probabilities", [1.0] * len(logits))
+    mean: Array = alike.mean(torch.from_numpy(np.stack(logits, 1))).numpy()
+    return mean
 
 
 def _students(taught: Taught) -> dict[str, Sequence[Trained]]:

@@ -169,11 +169,11 @@ def _column(order: Order, findings: Findings, taught: Taught, name: str) -> Colu
     one = findings.columns[name]
     trained = {"control": taught.controls, **taught.students}.get(name, [])
     seeds = [Seed(seed=run.seed, metrics=values) for run, values in zip(trained, one.runs, strict=False)]
-    about = _about(order, findings, name)
+    about = _about(order, findings, taught, name)
     return Column(name=name, **about, n=findings.rows, metrics=one.metrics, classes=one.classes, seeds=seeds)
 
 
-def _about(order: Order, findings: Findings, name: str) -> Json:
+def _about(order: Order, findings: Findings, taught: Taught, name: str) -> Json:
     teachers = order.resolved.teachers
     if name.startswith("teacher"):
         teacher = teachers[int(name.removeprefix("teacher_")) - 1] if "_" in name else teachers[0]
@@ -184,10 +184,10 @@ def _about(order: Order, findings: Findings, name: str) -> Json:
     students = {
         "student_before": "the student before any training",
         "control": "the same student and steps without the teacher, on the labeled rows alone",
-        "student": "the distilled student",
     }
-    kind = order.resolved.spec.scheme.kind
-    about = students.get(name, f"{name.replace('_', ' ')} of the scheme {kind}")
+    about = students.get(name) or order.resolved.spec.scheme.about(name)
+    if name in taught.versions:
+        about += f": {taught.versions[name]['reference']}"
     return {"about": about, "parameters": findings.parameters[name]}
 
 
