@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 READ_ROWS = 1000  # at once; a canonical row group is no larger where rows are images
+LABELS_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True)
@@ -115,25 +116,35 @@ class Tables:
         if self._resolved.spec.task.answer == "number":
             return self._numbers(pin)
         place = {name: index for index, name in enumerate(self._resolved.labels)} | {None: UNLABELED}
-        names = pq.read_table(self._file(pin), columns=[self._resolved.data.label]).column(0).to_pylist()
-        names = [label_name(name) for name in names]
-        if strange := set(names) - set(place):
-            known = ", ".join(self._resolved.labels[:10])
-            label = shown(min(map(str, strange)))
-            raise DataUnusable(f"{pin.reference} has the label {label}; the job's labels are {known}.")
-        return np.array([place[name] for name in names], np.int64)
+        found = [np.empty(0, np.int64)]
+        for told in self._told(pin):
+            names = [label_name(name) for name in told]
+            if strange := set(names) - set(place):
+                known = ", ".join(self._resolved.labels[:10])
+                label = shown(min(map(str, strange)))
+                raise DataUnusable(f"{pin.reference} has the label {label}; the job's labels are {known}.")
+            found.append(np.array([place[name] for name in names], np.int64))
+        return np.concatenate(found)
 
     def _numbers(self, pin: PinnedData) -> "NDArray[np.float32]":
         """The label column, which is kept as text, in the student's unit; NaN where it is empty."""
-        told = pq.read_table(self._file(pin), columns=[self._resolved.data.label]).column(0).to_pylist()
+        found = [np.empty(0)]
         try:
-            values = np.array([np.nan if value in (None, "") else float(value) for value in told])
+            for told in self._told(pin):
+                found.append(np.array([np.nan if one in (None, "") else float(one) for one in told]))
         except ValueError:
             label = shown(self._resolved.data.label)
             raise DataUnusable(f"{pin.reference} has values in {label} that are no numbers.") from None
+        values = np.concatenate(found)
         task = self._resolved.spec.task
         own = task.parse_preprocessing(self._resolved.preprocessing)
         return np.asarray(task.standardized(values, own), np.float32)
+
+    def _told(self, pin: PinnedData) -> Iterator[list[Any]]:
+        """The label column, some rows at a time."""
+        file = pq.ParquetFile(self._file(pin))
+        for batch in file.iter_batches(LABELS_AT_ONCE, columns=[self._resolved.data.label]):
+            yield batch.column(0).to_pylist()
 
     def _encode(self, pin: PinnedData, task: Task, preprocessing: Frozen, path: Path) -> None:
         unfinished, written = path.with_suffix(".part"), 0
