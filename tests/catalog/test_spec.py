@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from app.catalog.base import Loss, Plugin, discover
-from app.catalog.spec import ARCHITECTURES, EXPORTS, LOSSES, SCHEMES, TASKS, JobSpec
+from app.catalog.spec import ARCHITECTURES, AUGMENTATIONS, EXPORTS, LOSSES, SCHEMES, TASKS, JobSpec
 
 SMALLEST: dict[str, Any] = {
     "task": {"kind": "image_classification"},
@@ -19,7 +19,7 @@ SMALLEST: dict[str, Any] = {
 }
 EVERY_PLUGIN = [
     plugin
-    for kinds in (LOSSES, TASKS, ARCHITECTURES, SCHEMES, EXPORTS)
+    for kinds in (LOSSES, TASKS, ARCHITECTURES, AUGMENTATIONS, SCHEMES, EXPORTS)
     for plugin in dict[str, Any](kinds).values()
 ]
 
