@@ -138,7 +138,6 @@ def test_a_student_needs_a_tokenizer() -> None:
 
 TINY: dict[str, dict[str, Any]] = {
     "bert": {"hidden_size": 16, "num_hidden_layers": 2, "intermediate_size": 24},
-    "distilbert": {"dim": 16, "n_layers": 1, "hidden_dim": 24},
     "like_teacher": {"layers": 1},
 }
 
