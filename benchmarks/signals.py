@@ -8,9 +8,10 @@ import argparse
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -221,14 +222,21 @@ def read(folder: Path, rows: int) -> None:
             array[start : start + 10_000] = 1.5
         array.flush()
         stored, before = Rows(open_rows(path), CPU), anonymous_mb()
-        seconds = timed(lambda stored=stored: [stored[index].float() for index in order])
+        with sampled() as samples:
+            seconds = timed(partial(gathered, stored, order))
+        grown = max(value for _, value in samples) - before
         print(
             f"stored in {dtype}, in shuffled batches of {BATCH}: {rows / seconds:,.0f} rows/s, "
-            f"{per_asked * rows / seconds:,.0f} times as many, {anonymous_mb() - before:.0f} MB more"
+            f"{per_asked * rows / seconds:,.0f} times as many, {grown:.0f} MB more"
         )
 
 
-def timed(work: Any) -> float:
+def gathered(stored: Rows, order: Iterable[torch.Tensor]) -> None:
+    for index in order:
+        stored[index].float()
+
+
+def timed(work: Callable[[], Any]) -> float:
     begun = time.perf_counter()
     work()
     return time.perf_counter() - begun

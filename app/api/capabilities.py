@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from app.api.dependencies import PartsDep
 from app.catalog.base import Frozen
 from app.catalog.measures import AGAINST_LABELS, measures
-from app.catalog.spec import ARCHITECTURES, EXPORTS, LOSSES, SCHEMES, TASKS
+from app.catalog.spec import ARCHITECTURES, AUGMENTATIONS, EXPORTS, LOSSES, SCHEMES, TASKS
 from app.catalog.sweep import Choice, FloatRange, IntRange, MedianRule
 from app.settings import Settings
 from app.strict_json import MAX_DEPTH
@@ -42,6 +42,7 @@ def _catalog() -> dict[str, Any]:
         "tasks": _described(TASKS, "gives", "modality", "metric", "answer", "own_loss"),
         "architectures": _described(ARCHITECTURES, "exports", "gives", "format", "quantization"),
         "losses": _described(LOSSES, "needs", "answers", "batch_statistic", "paper"),
+        "augmentations": _described(AUGMENTATIONS, "modality", "mixes"),
         "schemes": _described(SCHEMES),
         "exports": _described(EXPORTS, "serves", "tolerance"),
         "metrics": {answer: list(measures(answer)) for answer in AGAINST_LABELS},

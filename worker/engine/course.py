@@ -304,7 +304,7 @@ def stages(training: Training, terms: Sequence[Loss], rows: "Array", labeled: "A
 def control_lesson(lesson: Lesson, own: Loss, labeled: "Array") -> Lesson:
     """As many steps with the task's own loss on the labeled rows alone."""
     made = [Stage(one.epochs, [0], labeled, one.epoch_rows, one.lr) for one in lesson.stages]
-    return Lesson([own], made, lesson.inputs, None, lesson.validate, lesson.metric)
+    return Lesson([own], made, lesson.inputs.alone(), None, lesson.validate, lesson.metric)
 
 
 def validator(

@@ -1,6 +1,7 @@
 """What the models are given: a batch of rows as student and teachers see it."""
 
 from collections.abc import Callable, Iterator, Mapping
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -71,6 +72,12 @@ class Inputs:
         self._rows, self._labels, self._normalize = rows, labels, normalize
         self._token_mask, self._live = token_mask, live or {}
 
+    def alone(self) -> "Inputs":
+        """The same rows for a student that nobody teaches."""
+        same = copy(self)
+        same._live = {}
+        return same
+
     def __call__(self, index: Tensor, epoch: int) -> Seen:
         """index: (B,), positions of rows."""
         student = self._normalize(self._rows[index])
@@ -97,6 +104,11 @@ class Augmented(Inputs):
     ) -> None:
         self._augment, self._labels, self._normalize = augment, labels, normalize
         self._token_mask, self._shown, self._views = token_mask, shown or {}, views
+
+    def alone(self) -> "Augmented":
+        same = copy(self)
+        same._shown = {}
+        return same
 
     def __call__(self, index: Tensor, epoch: int) -> Seen:
         moment = epoch if self._views is None else epoch % self._views

@@ -20,14 +20,10 @@ class RandomCrop(Augmentation):
     )
 
     def __call__(self, rows: "Tensor", chance: Chance, vocabulary: Vocabulary | None) -> "Tensor":
+        import torch
         from torch.nn.functional import pad
 
-        count, channels, height, width = rows.shape
+        count, _, height, width = rows.shape
         down, right = (chance(2) * (2 * self.padding + 1)).long().unbind(1)
-        batch, channel, y, x = (rows.new_ones(size).cumsum(0).long() - 1 for size in rows.shape)
-        return pad(rows, [self.padding] * 4)[
-            batch.view(count, 1, 1, 1),
-            channel.view(1, channels, 1, 1),
-            (down[:, None] + y).view(count, 1, height, 1),
-            (right[:, None] + x).view(count, 1, 1, width),
-        ]
+        windows = pad(rows, [self.padding] * 4).unfold(2, height, 1).unfold(3, width, 1)
+        return windows[torch.arange(count, device=rows.device), :, down, right]
