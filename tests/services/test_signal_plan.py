@@ -14,9 +14,11 @@ from app.db.tables import Project
 from app.errors import Invalid, InvalidSpec
 from app.intake.profile import Profile
 from app.services import datasets, models
+from app.services.checks import Checks
 from app.services.datasets import Prepared, StoredSplit
 from app.services.models import Checkpoint
 from app.services.plan import Plan, plan, resolve
+from app.services.signal_plan import check_augmentation, check_store, decided
 from app.settings import Settings
 from tests import orders
 
@@ -155,8 +157,6 @@ def test_a_loss_that_looks_at_every_class_is_refused_where_they_are_lumped(shop:
 
 
 def test_more_than_a_gibibyte_of_answers_is_stored_in_half_precision(shop: Session) -> None:
-    from app.services.signal_plan import decided
-
     order = resolved(shop, teachers=[{"model": "model:erudite"}], signals={"top_k": "all"})
     asked = order.spec.model_copy(update={"signals": order.spec.signals.model_copy(update={"dtype": "auto"})})
     rows = (1 << 30) // (4 * len(MANY))
@@ -167,12 +167,23 @@ def test_more_than_a_gibibyte_of_answers_is_stored_in_half_precision(shop: Sessi
 
 
 def test_a_number_has_no_classes_to_leave_out(shop: Session) -> None:
-    from app.services.checks import Checks
-    from app.services.signal_plan import check_store
-
     order = resolved(shop, signals={"top_k": 2})
     task = JobSpec.model_validate(orders.spec(task={"kind": "tabular_regression"})).task
     checks = Checks()
     check_store(order.spec.model_copy(update={"task": task}), order.teachers, checks)
     with pytest.raises(InvalidSpec, match="has no classes"):
         checks.demand()
+
+
+def test_a_text_is_changed_for_models_that_read_it_alike(shop: Session) -> None:
+    spec = orders.spec(task={"kind": "text_classification"})
+    spec["data"]["augment"] = [{"kind": "token_dropout"}]
+    order = JobSpec.model_validate(spec)
+    read = {"tokenizer": "0" * 64, "vocabulary": 10, "pad": 0, "max_length": 16}
+    (known,) = resolved(shop).teachers
+    alike = known.model_copy(update={"preprocessing": read})
+    otherwise = known.model_copy(update={"preprocessing": read | {"tokenizer": "1" * 64}})
+    checks = Checks()
+    check_augmentation(order, order.task.parse_preprocessing(read), [alike, otherwise], checks)
+    failed = [(check.pointer, check.code) for check in checks.all if check.status == "fail"]
+    assert failed == [("/teachers/1", "reads_otherwise")]

@@ -90,6 +90,13 @@ def test_answers_that_are_no_numbers_are_refused(expert: nn.Module, tmp_path: Pa
         asked(WhiteBox(expert), rows, tmp_path / "answers.npy")
 
 
+def test_a_logit_too_large_for_half_precision_is_the_largest_that_there_is(expert: nn.Module) -> None:
+    array, far = np.empty((10, 10), np.float16), torch.from_numpy(FEATURES[:10]) * 1e5
+    ask(WhiteBox(expert), teacher(), lambda index: far[index.clamp(max=9)], array)
+    assert np.isfinite(array).all()
+    assert np.abs(array).max() == 65504
+
+
 def test_as_many_answers_as_labels_are_expected(expert: nn.Module, tmp_path: Path) -> None:
     with pytest.raises(TeacherLoadFailed, match="10 numbers a row, but was imported with 2 labels"):
         ask(

@@ -153,6 +153,15 @@ def test_labels_are_those_of_both_rows_and_positions_those_of_the_view() -> None
     assert torch.equal(stored.student, inputs([{"kind": "cutmix"}])(index, 1).student)
 
 
+def test_a_control_is_given_the_same_rows_and_no_teacher_s() -> None:
+    made, index = inputs([{"kind": "cutmix"}], views=3, teacher=plain(3, (12, 12))), torch.tensor([4, 9, 2])
+    alone = made.alone()(index, 7)
+    assert torch.equal(alone.student, made(index, 7).student)
+    assert torch.equal(alone.batch.share, made(index, 7).batch.share)  # type: ignore[arg-type]
+    assert not alone.teachers
+    assert made(index, 7).teachers
+
+
 def test_a_small_gray_student_and_a_large_teacher_see_the_same_image() -> None:
     small, large = plain(1, (6, 6)), plain(3, (12, 12))
     forms = [{"kind": "random_crop"}, {"kind": "horizontal_flip"}, {"kind": "mixup"}]

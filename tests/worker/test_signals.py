@@ -1,6 +1,7 @@
 """Teachers' answers at hand, stored, and stored for augmented views: all the same answers, and found by what
 they depend on alone."""
 
+import json
 import threading
 from itertools import chain
 from pathlib import Path
@@ -198,6 +199,18 @@ def test_a_lumped_teacher_whose_labels_stand_otherwise_is_put_in_order(
     job = workshop.carry_out(made)
     assert job.best is not None
     assert job.best["value"] > 0.7
+
+
+def test_a_file_for_two_purposes_is_answered_once_and_read_where_it_lies(
+    workshop: Workshop, expert: nn.Module
+) -> None:
+    train, more = workshop.data(table(X[:200], Y[:200])), workshop.data(table(X[200:300], Y[200:300]), "more")
+    knows = workshop.perceptron(expert, (64, 64))
+    job = workshop.carry_out(order([knows], train, spec=SHORT, unlabeled=[more], validation=more))
+    assert asked(workshop, job) == (0, 2)
+    report = json.loads(workshop.artifact(job, "report.json"))
+    columns = {column["name"]: column["metrics"] for column in report["columns"]}
+    assert columns["teacher"]["accuracy"]["value"] > 0.9
 
 
 def test_a_student_that_teaches_is_asked_about_the_very_rows_that_are_drawn(

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from app.catalog.spec import Holdout
 from app.services import signals as stored
 from worker.data import Split, joined, open_rows
 from worker.engine import answers, teachers
@@ -116,10 +117,8 @@ def _inputs(order: Order, material: Material, question: Question) -> tuple[Calla
 def _known(order: Order, material: Material, split: Split, known: "dict[str, Array]") -> "Array":
     asked, classes = material.questions[split.name], len(order.resolved.labels)
     files = [[open_rows(material.answers[one]) for one in several] for several in asked]
-    path, translate = (
-        order.folder / f"answers-{split.name}.npy",
-        [*map(order.translation, order.resolved.teachers)],
-    )
+    translate = [order.translation(teacher) for teacher in order.resolved.teachers]
+    path = order.folder / f"answers-{split.name}.npy"
     first = asked[0][0]
     if first.top_k is not None:
         return files[0][0] if len(files[0]) == 1 else joined(files[0], path)
@@ -129,8 +128,8 @@ def _known(order: Order, material: Material, split: Split, known: "dict[str, Arr
         for k, several in enumerate(files):
             answers.copy(several[0], translate[k], array[:, k], split.rows)
         return array
-    if split.name == "validation" and first in material.questions.get("training", [[]])[0]:
-        return known["training"]  # they lie at the same positions
+    if split.name == "validation" and isinstance(order.resolved.data.validation, Holdout):
+        return known["training"]  # they were asked about with all the others
     if len(files) == len(files[0]) == 1 and order.in_the_jobs_order(order.resolved.teachers[0]):
         return files[0][0][:, None]
     return answers.aligned(translate, files, path, classes=classes)
