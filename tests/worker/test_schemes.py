@@ -398,6 +398,8 @@ def test_who_has_seen_enough_does_not_wait_for_generations_to_come(
     job = workshop.carry_out(order([teacher], train, spec={**PLAIN, "scheme": scheme}), stop)
     assert (job.status, made(workshop, job)) == ("succeeded", {})
     assert "generations" not in columns(workshop, job)
+    missing = "The job was ended early, before these were taught: generation_1, generation_2, generation_3."
+    assert missing in json.loads(workshop.artifact(job, "report.json"))["notes"]
 
 
 def test_a_loss_that_looks_into_the_teacher_looks_into_each_generation(

@@ -1,11 +1,10 @@
 """All that the students of one job are taught with, and their training as the job's order wants it."""
 
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,13 +21,13 @@ from worker.engine.distill import Lesson, Stage, Trained, distill
 from worker.engine.ensemble import Ensemble
 from worker.engine.fetch import Material
 from worker.engine.inputs import Inputs, training_inputs
+from worker.engine.job_watch import JobWatch
 from worker.engine.learner import Learner, Metrics
 from worker.engine.lumped import LumpedRows
 from worker.engine.metrics import Judge, judge_of
 from worker.engine.questions import form_of
 from worker.engine.teaching import Teaching
 from worker.engine.validate import Order
-from worker.journal import Journal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -335,34 +334,3 @@ def predict(
     student.eval()
     parts = torch.split(torch.from_numpy(rows), PREDICTED_ROWS)
     return torch.cat([student(normalize(inputs[part])).logits.float().cpu() for part in parts]).numpy()
-
-
-class JobWatch:
-    """Passes on how a run goes; `first` and `share` are its part of the whole phase."""
-
-    def __init__(self, journal: Journal, *, prefix: str, first: float, share: float) -> None:
-        self._journal, self._prefix, self._first, self._share = journal, prefix, first, share
-        self._started = time.monotonic()
-        self.log_losses: list[float] = []
-
-    def step(self, step: int, total: int, epoch: int, samples: int) -> None:
-        if not self._journal.due():
-            return
-        seconds = max(time.monotonic() - self._started, 1e-9)
-        self._journal.progress(
-            self._first + self._share * step / total,
-            step=step,
-            total_steps=total,
-            epoch=epoch,
-            samples_per_s=round(samples / seconds, 1),
-            eta_s=round(seconds / step * (total - step), 1),
-        )
-
-    def reading(self, split: Literal["train", "validation"], step: int, values: Metrics) -> None:
-        if split == "validation" and "log_loss" in values:
-            self.log_losses.append(values["log_loss"])
-        self._journal.points(self._prefix + split, step, values)
-
-    def best(self, step: int, metric: str, value: float) -> None:
-        if not self._prefix:
-            self._journal.best(metric, value, step)

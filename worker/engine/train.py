@@ -75,6 +75,9 @@ def train(order: Order, material: Material, answers: "dict[str, Array]", finish:
             why, controls = "the job was ended early, before the control was trained", []
             break
         controls.append(_control(course, seed))
+    missing = [name for name, _ in spec.scheme.students(spec.student.architecture) if name not in students]
+    if missing:
+        course.notes.append(f"The job was ended early, before these were taught: {', '.join(missing)}.")
     if controls and controls[-1].stopped_by == "user":
         why, controls = "the job was ended early, before the control had trained as long", []
     return Taught(students, controls, why, course.notes, _ensembles(spec.scheme, students), versions(order))
