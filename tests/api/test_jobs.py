@@ -52,6 +52,15 @@ def test_a_job_looks_as_its_schema_says(client: TestClient) -> None:
     assert submitted(client)["waiting"] == {"reason": "capacity", "ahead": 1}
 
 
+def test_a_job_without_teachers_is_refused_unless_its_students_teach_themselves(client: TestClient) -> None:
+    answer = client.post("/v1/jobs", json=orders.spec(teachers=[]))
+    assert answer.status_code == 422
+    assert [one["pointer"] for one in answer.json()["errors"]] == ["/teachers"]
+    assert "mutual or self_ema" in answer.json()["errors"][0]["fix"]
+    job = submitted(client, teachers=[], scheme={"kind": "mutual"})
+    assert job["resolved"]["teachers"] == []
+
+
 @pytest.mark.parametrize(
     ("change", "pointer", "code"),
     [
@@ -65,7 +74,7 @@ def test_a_job_looks_as_its_schema_says(client: TestClient) -> None:
             "/student/architecture/hidden_sizes/0",
             "invalid_spec",
         ),
-        ({"teachers": []}, "/teachers", "invalid_spec"),
+        ({"teachers": [{"model": "model:botanist"}] * 9}, "/teachers", "invalid_spec"),
         ({"teachers": [{"model": "../etc/passwd"}]}, "/teachers/0/model", "invalid_spec"),
         ({"teachers": [{"model": "model:nobody"}]}, "/teachers/0/model", "unknown_reference"),
         ({"exports": [{"kind": "onnx"}, {"kind": "onnx"}]}, "/exports", "invalid_spec"),
