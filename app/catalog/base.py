@@ -150,8 +150,8 @@ class Batch:
     """labels: (B,) or (B, T), -100: unlabeled. indices: (B,) row numbers. mask: (B,) or (B, T), True: the row
     or the token counts.
 
-    Of rows that were mixed with others (mixup, cutmix), `labels` are those of the larger parts, `others` those of
-    the smaller ones, and `share`, (B,), is how much of a row its larger part is.
+    Of rows that were mixed with others (mixup, cutmix), `labels` are those of the larger parts, `others`
+    those of the smaller ones, and `share`, (B,), is how much of a row its larger part is.
     """
 
     labels: "Tensor | None" = None
@@ -166,9 +166,8 @@ class Batch:
         def part(tensor: "Tensor | None") -> "Tensor | None":
             return tensor if tensor is None or tensor.shape[: keep.ndim] != keep.shape else tensor[keep]
 
-        return Batch(
-            *(part(one) for one in (self.labels, self.indices)), None, part(self.others), part(self.share)
-        )
+        labels, indices = part(self.labels), part(self.indices)
+        return Batch(labels, indices, None, part(self.others), part(self.share))
 
 
 @dataclass(frozen=True)
@@ -185,6 +184,9 @@ class Context:
 def lift(tensor: "Tensor") -> "Tensor":
     """Half precision becomes float32, float64 stays: losses are never summed in half."""
     return tensor.float() if tensor.is_floating_point() and tensor.itemsize < 4 else tensor
+
+
+LOOKS = frozenset({"features", "attentions", "values"})  # what only a look into the layers gives
 
 
 class Loss(Plugin):
@@ -219,8 +221,10 @@ class Loss(Plugin):
         return self
 
     def __call__(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
-        """The loss of one batch, a scalar without the weight in it; 0 where nothing counts. No gradient reaches
-        the teacher."""
+        """The loss of one batch, a scalar without the weight in it; 0 where nothing counts. No gradient
+        reaches the teacher."""
+        if not self.needs & LOOKS:  # what layers show to other losses is nothing to this one
+            student, teacher = Outputs(student.logits), Outputs(teacher.logits)
         student, teacher = student.map(lift), teacher.map(lambda tensor: lift(tensor.detach()))
         student, teacher, batch = self.counted(student, teacher, batch)
         if student.logits is not None and not student.logits.numel():
@@ -242,7 +246,8 @@ class Loss(Plugin):
         return student.map(part), teacher.map(part), batch.kept(keep)
 
     def count(self, batch: Batch, rows: int) -> "Tensor | int":
-        """How many rows or tokens the value of a batch is the mean of: parts of a batch are weighted by it."""
+        """How many rows or tokens the value of a batch is the mean of: parts of a batch are weighted by
+        it."""
         tokens = batch.mask is not None and (batch.mask.ndim == 1 or bool(self.needs - {"logits", "labels"}))
         return batch.mask.sum() if tokens and batch.mask is not None else rows
 
@@ -341,9 +346,9 @@ class Task(Plugin):
     ) -> Frozen:
         """A teacher's own preprocessing. Raises Invalid naming the key that cannot be honored.
 
-        Of a folder: its config.json, its preprocessor_config.json or preprocessing.json (None: not there; of a
-        text: what app.intake.tokenizer found), and no input. Of an ONNX file: {}, what the user says in this
-        task's own schema (None: nothing), and its input.
+        Of a folder: its config.json, its preprocessor_config.json or preprocessing.json (None: not there; of
+        a text: what app.intake.tokenizer found), and no input. Of an ONNX file: {}, what the user says in
+        this task's own schema (None: nothing), and its input.
         """
         raise NotImplementedError
 

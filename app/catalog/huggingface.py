@@ -28,8 +28,8 @@ _HEADS = {"image": "AutoModelForImageClassification", "text": "AutoModelForSeque
 
 _HEADED = ("num_attention_heads", "num_heads", "n_heads", "encoder_attention_heads")
 _HIDDEN = {  # families that attend in a way which no loss here can look at, by what their modules gave
-    "cvt", "data2vec-vision", "dinat", "fnet", "funnel", "hiera", "imagegpt", "levit", "longformer", "mobilevit",
-    "modernbert", "perceiver", "xlnet",
+    "cvt", "data2vec-vision", "dinat", "fnet", "funnel", "hiera", "imagegpt", "levit", "longformer",
+    "mobilevit", "modernbert", "perceiver", "xlnet",
 }  # fmt: skip
 
 

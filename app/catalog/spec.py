@@ -74,8 +74,8 @@ class Teacher(Frozen):
     label_map: dict[str, str | None] | None = Field(
         None,
         max_length=100_000,
-        description="its class names to the job's; null drops a class, several may become one, and a name that is "
-        "not mentioned stays",
+        description="its class names to the job's; null drops a class, several may become one, and a name "
+        "that is not mentioned stays",
     )
 
 
@@ -91,7 +91,7 @@ class FromTeacherLayers(Frozen):
     kind: Literal["teacher_layers"] = "teacher_layers"
     layers: Literal["spread"] | Annotated[int, Field(ge=1)] | list[NonNegativeInt] = Field(
         "spread",
-        description="of the teacher, counted from 0: a list, every n-th, or spread evenly from the first to the last",
+        description="of the teacher, counted from 0: a list, every n-th, or spread evenly from first to last",
     )
 
 
@@ -121,7 +121,7 @@ class Student(Frozen):
     architecture: AnyArchitecture = Field(description="a student family with its sizes")
     initialize: Initialization = Field(
         RandomInitialization(),
-        description="of the job's own student and of its control; other students of the scheme start at random",
+        description="of the job's own student and its control; other students of the scheme start at random",
     )
     limits: Limits = Limits()
 
@@ -160,8 +160,8 @@ class Data(Frozen):
     )
     views: Annotated[int, Field(ge=1, le=64)] | None = Field(
         None,
-        description="augmented views of each row, whose answers are stored; None: drawn anew in each epoch, with "
-        "the teachers at hand",
+        description="augmented views of each row, whose answers are stored; None: drawn anew in each epoch, "
+        "with the teachers at hand",
     )
 
 
@@ -173,7 +173,7 @@ class SignalStore(Frozen):
     )
     top_k: Literal["auto", "all"] | Annotated[int, Field(ge=1, le=1000)] = Field(
         "auto",
-        description="classes kept a row, the others' mass being one more outcome; auto: all up to 1,000, else 50",
+        description="classes kept a row, the others' mass is one more outcome; auto: all to 1,000, else 50",
     )
 
 
@@ -303,7 +303,7 @@ class Evaluation(Frozen):
     )
     seeds: Annotated[int, Field(ge=1, le=20)] = Field(
         1,
-        description="trainings of student and control, from training.seed on; the student of the first one leaves",
+        description="trainings of student and control, from training.seed on; the first one's student leaves",
     )
     slices: list[Annotated[str, StringConstraints(min_length=1, max_length=200)]] = Field(
         [], max_length=8, description="columns of the report's rows by whose values the metrics are given too"

@@ -221,8 +221,8 @@ class JobLabel(Base):
 class JobReference(Base):
     """What a job points at, so that nothing in use is deleted and `?model=` can filter.
 
-    role: teacher, train, validation, test, unlabeled or initialize; of a student that the job made on its way,
-    generation-1, assistant-1, peer-1, ema or trained.
+    role: teacher, train, validation, test, unlabeled or initialize; of a student that the job made on its
+    way, generation-1, assistant-1, peer-1, ema or trained.
     """
 
     __tablename__ = "job_references"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from sqlalchemy.orm import Session
 
-from app.catalog.base import Architecture, Loss
+from app.catalog.base import LOOKS, Architecture, Loss
 from app.catalog.features import LayerLoss
 from app.catalog.layer_paths import resolve
 from app.catalog.spec import LOSSES, JobSpec
@@ -14,8 +14,6 @@ from app.services import layers
 from app.services.checks import Checks
 from app.services.data_plan import Tables
 from app.services.signal_plan import lumped
-
-INSIDE = frozenset({"features", "attentions", "values"})  # of a model, beside its answers
 
 
 def check_losses(spec: JobSpec, versions: Sequence[ModelVersion], tables: Tables, checks: Checks) -> None:
@@ -48,7 +46,7 @@ def check_students(
 ) -> None:
     """Whether students themselves show what their teachers are asked for. architecture: of the job's own."""
     for place, loss in enumerate(spec.terms()):
-        if wanted := loss.needs & INSIDE:
+        if wanted := loss.needs & LOOKS:
             at = f"/losses/{place}"
             for _, one in spec.scheme.students(architecture):
                 checks.run("losses", at, _check_student, loss, wanted, one)
@@ -66,7 +64,7 @@ def _check_answers(spec: JobSpec, loss: Loss) -> None:
 
 
 def _check_labels(spec: JobSpec, loss: Loss, tables: Tables) -> None:
-    if missing := sorted(loss.needs - spec.task.gives - INSIDE):
+    if missing := sorted(loss.needs - spec.task.gives - LOOKS):
         detail = f"{loss.kind} needs {', '.join(missing)}, which {spec.task.kind} does not have"
         raise _refused("needs_missing", detail, "choose another loss")
     if "labels" in loss.needs and not tables.labeled:
@@ -76,7 +74,7 @@ def _check_labels(spec: JobSpec, loss: Loss, tables: Tables) -> None:
 
 def _check_teacher(spec: JobSpec, loss: Loss, versions: Sequence[ModelVersion], at: str) -> None:
     """Of the teacher that the loss names, and of no other."""
-    wanted = loss.needs & INSIDE
+    wanted = loss.needs & LOOKS
     if not wanted:
         return
     place = loss.teacher if isinstance(loss, LayerLoss) else 0

@@ -14,8 +14,8 @@ import torch
 from app.catalog import onnx_file
 from app.catalog.base import Bundle, Task
 from app.catalog.spec import ARCHITECTURES, EXPORTS, TASKS
-from app.catalog.tasks.image_classification.preprocessing import plain
 from app.catalog.tabular import Feature, Preprocessing
+from app.catalog.tasks.image_classification.preprocessing import plain
 
 LABELS = ["naught", "one", "tèn"]
 TINY: dict[str, dict[str, Any]] = {

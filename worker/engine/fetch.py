@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from app.catalog.base import LOOKS
 from app.catalog.spec import JobSpec, PinnedData
 from app.db.tables import ModelVersion
 from app.ports.blobs import Blob
@@ -79,7 +80,7 @@ def live_teachers(spec: JobSpec) -> frozenset[int]:
     all where rows are drawn anew each time."""
     if spec.data.augment and not spec.data.views:
         return frozenset(range(len(spec.teachers)))
-    looking = (form for form in spec.terms() if form.needs & {"features", "attentions", "values"})
+    looking = (form for form in spec.terms() if form.needs & LOOKS)
     return frozenset(getattr(form, "teacher", 0) for form in looking)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from app.catalog.base import Loss, Outputs, lift
+from app.catalog.base import LOOKS, Loss, Outputs, lift
 from worker.engine.ensemble import Ensemble
 from worker.engine.inputs import Seen
 from worker.engine.lumped import Lumped, LumpedRows
@@ -68,7 +68,7 @@ class Heard:
     def pairs(self, form: Loss, student: Outputs) -> Sequence[tuple[float, Outputs, Outputs]]:
         """What a term compares, and the share of each comparison: student with teacher. form: of this
         epoch."""
-        if form.needs & {"features", "attentions", "values"}:
+        if form.needs & LOOKS:
             return [(1.0, student, self.shown[getattr(form, "teacher", 0)])]
         temperature = float(getattr(form, "temperature", 1.0))
         pairs = self._of_teachers(form, student, temperature)

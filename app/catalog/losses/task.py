@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
 
 class TaskLoss(Loss):
-    """Match the labels of a task that has no classes: the mean squared difference over the rows that have one.
+    """Match the labels of a task that has no classes: the mean squared difference over the rows that have
+    one.
 
     It is taken in units of the target's standard deviation, so a student that always answers the mean has 1.
     """
