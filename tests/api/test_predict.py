@@ -35,7 +35,7 @@ ROW = {"height": 14, "color": "yellow"}
 
 @pytest.fixture
 def application(settings: Settings) -> FastAPI:
-    return create_app(settings)
+    return create_app(settings.model_copy(update={"poll_s": 3600.0}))  # no lookout among the sessions
 
 
 @pytest.fixture
