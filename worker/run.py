@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from app.db.tables import Job
 from app.ports.parts import Parts
 from app.services.scratch import attempt_folder
-from worker.engine.evaluate import evaluate
 from worker.engine.export import export
 from worker.engine.fetch import fetch
+from worker.engine.judging.evaluate import evaluate
 from worker.engine.preflight import preflight
 from worker.engine.register import register
 from worker.engine.signals import signals

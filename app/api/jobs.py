@@ -14,7 +14,7 @@ from app.catalog.spec import TASKS, JobSpec
 from app.errors import Fault, Invalid
 from app.services import job_records, jobs, submission
 from app.services.job_records import Filters, Record
-from app.services.plan import Plan, plan
+from app.services.planning.plan import Plan, plan
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 

@@ -10,7 +10,7 @@ from app.catalog.spec import JobSpec, PinnedData, Resolved
 from app.db.ids import new_id
 from app.db.tables import Job, JobLabel, JobReference
 from app.services.idempotency import once
-from app.services.plan import resolve
+from app.services.planning.plan import resolve
 from app.services.transitions import PHASES, Note, pending, write_events
 from app.settings import Settings
 

@@ -13,9 +13,9 @@ from app.catalog.spec import EXPORTS, Holdout, JobSpec
 from app.catalog.sweep import MOST_LABELS, SweepSpec, parts_of, spec_at, value_at
 from app.errors import Fault, Invalid, InvalidSpec, UnknownReference, pointer, shown
 from app.services import datasets, models
-from app.services import plan as job_plan
-from app.services.checks import Check, Checks
-from app.services.plan import Estimate
+from app.services.planning import plan as job_plan
+from app.services.planning.checks import Check, Checks
+from app.services.planning.plan import Estimate
 from app.settings import Settings
 
 PLANNED = 48  # values of the space that are planned each alone; more are drawn from

@@ -13,7 +13,7 @@ from app.errors import Invalid
 from app.intake.profile import Profile
 from app.services import datasets
 from app.services.datasets import Prepared, StoredSplit
-from app.services.plan import Plan, plan, resolve
+from app.services.planning.plan import Plan, plan, resolve
 from app.settings import Settings
 from tests import orders
 

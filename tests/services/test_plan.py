@@ -22,7 +22,7 @@ from app.errors import (
     UnknownReference,
     WillNotFit,
 )
-from app.services.plan import Plan, plan, resolve
+from app.services.planning.plan import Plan, plan, resolve
 from app.settings import Settings
 from tests import orders
 

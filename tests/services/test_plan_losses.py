@@ -10,8 +10,8 @@ from app.catalog.spec import JobSpec
 from app.db.session import Sessions
 from app.db.tables import ModelLayers, Project
 from app.errors import Invalid
-from app.services.checks import Check
-from app.services.plan import plan, resolve
+from app.services.planning.checks import Check
+from app.services.planning.plan import plan, resolve
 from app.settings import Settings
 from tests import orders
 

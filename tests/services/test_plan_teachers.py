@@ -11,7 +11,7 @@ from app.catalog.spec import JobSpec, Resolved
 from app.db.session import Sessions
 from app.db.tables import JobReference, Project
 from app.errors import Invalid, InvalidSpec, LabelMismatch, ShapeMismatch, UnknownReference, WillNotFit
-from app.services.plan import Plan, plan, resolve
+from app.services.planning.plan import Plan, plan, resolve
 from app.settings import Settings
 from tests import orders
 

@@ -14,11 +14,11 @@ from app.db.tables import Project
 from app.errors import Invalid, InvalidSpec
 from app.intake.profile import Profile
 from app.services import datasets, models
-from app.services.checks import Checks
 from app.services.datasets import Prepared, StoredSplit
 from app.services.models import Checkpoint
-from app.services.plan import Plan, plan, resolve
-from app.services.signal_plan import check_augmentation, check_store, decided
+from app.services.planning.checks import Checks
+from app.services.planning.plan import Plan, plan, resolve
+from app.services.planning.signal_plan import check_augmentation, check_store, decided
 from app.settings import Settings
 from tests import orders
 

@@ -19,10 +19,10 @@ from app.catalog.spec import SGD, EarlyStopping, Training, steps_of
 from app.errors import NumericDivergence
 from tests.worker.classroom import CPU, ONE, Notes, inputs, learner, teach, through
 from tests.worker.workshop import DIGITS, digits
-from worker.engine.classes import truth_metrics
 from worker.engine.course import control_lesson
 from worker.engine.device import Device, Rows, seed_everything
 from worker.engine.distill import Lesson, Progress, Stage, distill, timetable
+from worker.engine.judging.classes import truth_metrics
 from worker.engine.schedule import batches, learning_rate
 from worker.engine.teachers import WhiteBox
 from worker.engine.teaching import Teaching

@@ -7,10 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from app.catalog.spec import Gate, Limits
-from worker.engine.classes import OfClasses
-from worker.engine.gates import GateResult, judged, within_limits
-from worker.engine.metrics import Scored, score
-from worker.engine.values import OfNumbers
+from worker.engine.judging.classes import OfClasses
+from worker.engine.judging.gates import GateResult, judged, within_limits
+from worker.engine.judging.metrics import Scored, score
+from worker.engine.judging.values import OfNumbers
 
 NAMES = ["a", "b"]
 

@@ -13,10 +13,10 @@ from app.catalog.losses.cross_entropy import CrossEntropy
 from app.catalog.losses.kd import KD
 from app.catalog.spec import Training
 from tests.worker.classroom import CPU, ONE, inputs, teach
-from worker.engine.classes import truth_metrics
 from worker.engine.course import control_lesson
 from worker.engine.device import Rows, seed_everything
 from worker.engine.distill import Lesson, Stage
+from worker.engine.judging.classes import truth_metrics
 from worker.engine.teachers import WhiteBox
 from worker.engine.teaching import Teaching
 

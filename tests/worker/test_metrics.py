@@ -9,10 +9,10 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from worker.engine.classes import OfClasses, imitation_metrics, truth_metrics
-from worker.engine.metrics import Scored, difference, gap_recovered, inherited
-from worker.engine.metrics import score as score_columns
-from worker.engine.values import OfNumbers
+from worker.engine.judging.classes import OfClasses, imitation_metrics, truth_metrics
+from worker.engine.judging.metrics import Scored, difference, gap_recovered, inherited
+from worker.engine.judging.metrics import score as score_columns
+from worker.engine.judging.values import OfNumbers
 
 NAMES = ["a", "b", "c", "d"]
 

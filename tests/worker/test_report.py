@@ -9,8 +9,8 @@ from torch import nn
 
 from app.db.tables import Job
 from tests.worker.workshop import DIGITS, Workshop, digits, order, table
-from worker.engine.classes import OfClasses
-from worker.engine.slices import MISSING, cut
+from worker.engine.judging.classes import OfClasses
+from worker.engine.judging.slices import MISSING, cut
 
 X, Y = digits()
 QUICK = {"epochs": 2, "batch_size": 64, "optimizer": {"kind": "adamw", "lr": 0.01}, "seed": 7}

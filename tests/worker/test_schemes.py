@@ -22,11 +22,11 @@ from app.services import jobs, lineage, models
 from tests.worker.classroom import CPU, Notes, inputs, learner
 from tests.worker.workshop import DIGITS, PROJECT, Stop, Workshop, digits, order, table
 from worker.engine import hops
-from worker.engine.classes import truth_metrics
 from worker.engine.company import Average, Peers
 from worker.engine.device import Rows, seed_everything
 from worker.engine.distill import Company, Lesson, Progress, Stage, distill
 from worker.engine.ensemble import Ensemble
+from worker.engine.judging.classes import truth_metrics
 from worker.engine.schedule import batches
 from worker.engine.teachers import WhiteBox
 from worker.engine.teaching import Heard, Teaching

@@ -22,9 +22,9 @@ from worker.engine.ensemble import Ensemble
 from worker.engine.fetch import Material
 from worker.engine.inputs import Inputs, training_inputs
 from worker.engine.job_watch import JobWatch
+from worker.engine.judging.metrics import Judge, judge_of
 from worker.engine.learner import Learner, Metrics
 from worker.engine.lumped import LumpedRows
-from worker.engine.metrics import Judge, judge_of
 from worker.engine.questions import form_of
 from worker.engine.teaching import Teaching
 from worker.engine.validate import Order

@@ -14,7 +14,7 @@ from app.catalog.base import Architecture, Bundle, Export, Frozen
 from app.errors import ExportFailed, ExportMismatch
 from app.serving.student import OnnxStudent
 from worker.engine.fetch import Material
-from worker.engine.metrics import Judge, judge_of
+from worker.engine.judging.metrics import Judge, judge_of
 from worker.engine.validate import Order
 
 if TYPE_CHECKING:

@@ -8,11 +8,11 @@ from app.services import hops, models
 from app.services.jobs import Json
 from app.services.models import Checkpoint
 from worker.engine import versions
-from worker.engine.evaluate import Findings
 from worker.engine.export import Exported
 from worker.engine.fetch import Material
-from worker.engine.markdown import markdown
-from worker.engine.report import Report, build
+from worker.engine.judging.evaluate import Findings
+from worker.engine.judging.markdown import markdown
+from worker.engine.judging.report import Report, build
 from worker.engine.train import Taught
 from worker.engine.validate import Order
 

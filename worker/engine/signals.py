@@ -17,7 +17,7 @@ from worker.engine import answers, teachers
 from worker.engine.device import Rows
 from worker.engine.fetch import Material
 from worker.engine.inputs import augmenting
-from worker.engine.metrics import judge_of
+from worker.engine.judging.metrics import judge_of
 from worker.engine.questions import Question, form_of, key
 from worker.engine.validate import Order
 

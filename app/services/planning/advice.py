@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from app.catalog.spec import JobSpec, PinnedModel, steps_of
-from app.services.checks import Checks
-from app.services.data_plan import Tables
-from app.services.loss_advice import advise_losses
+from app.services.planning.checks import Checks
+from app.services.planning.data_plan import Tables
+from app.services.planning.loss_advice import advise_losses
 from app.settings import Settings
 
 FEW_STEPS = 100  # a student that starts from nothing learns little in fewer

@@ -12,7 +12,7 @@ from app.db.tables import Dataset
 from app.errors import DatasetTooSmall, Fault, InvalidData, LabelMismatch, shown
 from app.intake.profile import Profile
 from app.services import datasets
-from app.services.checks import Checks
+from app.services.planning.checks import Checks
 
 LEAST_TRAINING_ROWS = 10
 LEAST_JUDGING_ROWS = 2  # validation and test: an interval needs more than one row

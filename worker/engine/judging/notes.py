@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from app.catalog.spec import PinnedData, ResolvedData
-from worker.engine.evaluate import Findings
 from worker.engine.fetch import Material
-from worker.engine.gates import GateResult
+from worker.engine.judging.evaluate import Findings
+from worker.engine.judging.gates import GateResult
 from worker.engine.train import Taught
 from worker.engine.validate import Order
 

@@ -6,20 +6,20 @@ from importlib.metadata import version
 from typing import Any, Literal
 
 from app.catalog.base import Frozen
-from worker.engine.classes import ClassScore
-from worker.engine.cost import Cost
 from worker.engine.distill import Trained
-from worker.engine.evaluate import Findings
 from worker.engine.export import Exported, Latency
 from worker.engine.fetch import Material
-from worker.engine.gates import GateResult, judged, within_limits
-from worker.engine.intervals import Interval
-from worker.engine.metrics import Inherited
-from worker.engine.notes import notes, of_the_gates, seeds
-from worker.engine.slices import Slice
+from worker.engine.judging.classes import ClassScore
+from worker.engine.judging.cost import Cost
+from worker.engine.judging.evaluate import Findings
+from worker.engine.judging.gates import GateResult, judged, within_limits
+from worker.engine.judging.intervals import Interval
+from worker.engine.judging.metrics import Inherited
+from worker.engine.judging.notes import notes, of_the_gates, seeds
+from worker.engine.judging.slices import Slice
+from worker.engine.judging.verdict import ordered, verdict
 from worker.engine.train import Taught
 from worker.engine.validate import Order
-from worker.engine.verdict import ordered, verdict
 
 LIBRARIES = ("stillhouse", "torch", "transformers", "onnx", "onnxruntime", "scikit-learn", "scipy", "numpy")
 

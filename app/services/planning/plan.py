@@ -15,14 +15,14 @@ from app.catalog.base import Frozen
 from app.catalog.spec import JobSpec, Resolved, steps_of
 from app.db.tables import Job, ModelVersion
 from app.errors import Fault, Invalid, InvalidSpec
-from app.services import data_plan, student_plan, teacher_plan
-from app.services.advice import advise
-from app.services.checks import Check, Checks
-from app.services.data_plan import Tables
-from app.services.evaluation_plan import check_evaluation, check_limits
-from app.services.initialization_plan import initialization
-from app.services.loss_plan import check_layers, check_losses, check_students
-from app.services.signal_plan import advise_on_signals, check_augmentation, check_store, decided
+from app.services.planning import data_plan, student_plan, teacher_plan
+from app.services.planning.advice import advise
+from app.services.planning.checks import Check, Checks
+from app.services.planning.data_plan import Tables
+from app.services.planning.evaluation_plan import check_evaluation, check_limits
+from app.services.planning.initialization_plan import initialization
+from app.services.planning.loss_plan import check_layers, check_losses, check_students
+from app.services.planning.signal_plan import advise_on_signals, check_augmentation, check_store, decided
 from app.settings import Settings
 
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.catalog.base import Frozen, Task
-from worker.engine.classes import ClassScore, OfClasses
-from worker.engine.intervals import Column, Interval, interval, resampled
-from worker.engine.values import OfNumbers
+from worker.engine.judging.classes import ClassScore, OfClasses
+from worker.engine.judging.intervals import Column, Interval, interval, resampled
+from worker.engine.judging.values import OfNumbers
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -11,9 +11,9 @@ from app.catalog.spec import LOSSES, JobSpec
 from app.db.tables import ModelVersion
 from app.errors import Fault, InvalidSpec, UnknownLayer
 from app.services import layers
-from app.services.checks import Checks
-from app.services.data_plan import Tables
-from app.services.signal_plan import lumped
+from app.services.planning.checks import Checks
+from app.services.planning.data_plan import Tables
+from app.services.planning.signal_plan import lumped
 
 
 def check_losses(spec: JobSpec, versions: Sequence[ModelVersion], tables: Tables, checks: Checks) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from app.catalog.base import Augmentation, Schedule, Task
 from app.catalog.spec import JobSpec, PinnedModel, SignalStore
 from app.errors import Fault, Invalid, InvalidSpec
-from app.services.checks import Checks
+from app.services.planning.checks import Checks
 
 FEW_CLASSES = 1000  # up to so many, every class' answer is stored
 KEPT_CLASSES = 50  # of more than that, unless the spec says how many

@@ -6,7 +6,7 @@ from typing import Any
 from app.catalog.base import Architecture, Input
 from app.catalog.spec import JobSpec
 from app.errors import Fault, Invalid, InvalidSpec, ShapeMismatch, WillNotFit
-from app.services.checks import Checks
+from app.services.planning.checks import Checks
 from app.settings import Settings
 
 OWN = "/student/architecture"

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-from worker.engine.classes import ClassScore
+from worker.engine.judging.classes import ClassScore
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,14 +10,14 @@ import torch
 from torch import nn
 
 from app.catalog.measures import LOWER_IS_BETTER
-from worker.engine.cost import Cost, cost
 from worker.engine.course import predict
 from worker.engine.device import Rows
 from worker.engine.distill import Trained
 from worker.engine.ensemble import Ensemble
 from worker.engine.fetch import Material
-from worker.engine.intervals import Interval
-from worker.engine.metrics import (
+from worker.engine.judging.cost import Cost, cost
+from worker.engine.judging.intervals import Interval
+from worker.engine.judging.metrics import (
     Inherited,
     Judge,
     Scored,
@@ -26,8 +26,8 @@ from worker.engine.metrics import (
     judge_of,
     score,
 )
-from worker.engine.parting import furthest
-from worker.engine.slices import Slice, cut, errors_from
+from worker.engine.judging.parting import furthest
+from worker.engine.judging.slices import Slice, cut, errors_from
 from worker.engine.train import Taught
 from worker.engine.validate import Order
 

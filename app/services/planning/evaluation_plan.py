@@ -4,8 +4,8 @@ from app.catalog.base import Column
 from app.catalog.measures import AGAINST_LABELS, AGAINST_TEACHER, MAY_BE_NEGATIVE, measures
 from app.catalog.spec import Gate, Hinton, JobSpec, Limits
 from app.errors import Fault, InvalidSpec, WillNotFit, shown
-from app.services.checks import Checks
-from app.services.data_plan import Table, Tables
+from app.services.planning.checks import Checks
+from app.services.planning.data_plan import Table, Tables
 
 MOST_SLICES = 50  # values of one column
 BYTES_A_WEIGHT = {"onnx_int8": 1}  # of an exported file; float32 else

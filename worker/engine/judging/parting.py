@@ -6,7 +6,7 @@ import numpy as np
 
 from app.catalog.base import UNLABELED
 from worker.data import Split
-from worker.engine.metrics import Judge
+from worker.engine.judging.metrics import Judge
 from worker.engine.validate import Order
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from scipy.special import log_softmax
 from sklearn.metrics import accuracy_score, log_loss, precision_recall_fscore_support
 
 from app.catalog.base import Frozen
-from worker.engine.intervals import OF_CLASSES, Interval, interval
+from worker.engine.judging.intervals import OF_CLASSES, Interval, interval
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

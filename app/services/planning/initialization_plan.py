@@ -10,7 +10,7 @@ from app.catalog.inheritance import Layers, Misfit, check_families, chosen, conf
 from app.catalog.spec import FromCheckpoint, FromTeacherLayers, JobSpec, PinnedModel
 from app.errors import Fault, InvalidSpec, shown
 from app.services import models
-from app.services.teacher_plan import pin
+from app.services.planning.teacher_plan import pin
 
 _FIX = "choose a student that fits, or initialize it at random"
 

@@ -8,9 +8,10 @@ from sqlalchemy.orm import Session
 from app.catalog.spec import JobSpec, PinnedModel
 from app.db.tables import Model, ModelVersion
 from app.errors import Fault, InvalidSpec, LabelMismatch, shown
-from app.services import data_plan, models
-from app.services.checks import Checks
-from app.services.data_plan import Tables
+from app.services import models
+from app.services.planning import data_plan
+from app.services.planning.checks import Checks
+from app.services.planning.data_plan import Tables
 
 MOST_NAMES = 10  # of classes in one message
 

@@ -9,8 +9,8 @@ import numpy as np
 from app.catalog.base import Frozen
 from app.catalog.measures import LOWER_IS_BETTER
 from app.catalog.spec import Gate, Limits
-from worker.engine.intervals import Interval, interval
-from worker.engine.metrics import Scored, difference
+from worker.engine.judging.intervals import Interval, interval
+from worker.engine.judging.metrics import Scored, difference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

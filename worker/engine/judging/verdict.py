@@ -1,8 +1,8 @@
 """The report in one sentence."""
 
 from app.catalog.measures import LOWER_IS_BETTER, SHARES
-from worker.engine.evaluate import Findings
-from worker.engine.intervals import Interval
+from worker.engine.judging.evaluate import Findings
+from worker.engine.judging.intervals import Interval
 from worker.engine.validate import Order
 
 

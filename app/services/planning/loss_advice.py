@@ -5,7 +5,7 @@ from math import log10
 
 from app.catalog.base import Architecture, Loss
 from app.catalog.spec import JobSpec, PinnedModel
-from app.services.checks import Checks
+from app.services.planning.checks import Checks
 
 WIDE_GAP = 20  # times the student's parameters
 FAR_OFF = 2  # powers of ten that a weight may be away from the usual one

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 from app.catalog.measures import SHARES
-from worker.engine.intervals import Interval
-from worker.engine.report import Column, Report
-from worker.engine.slices import Slice
+from worker.engine.judging.intervals import Interval
+from worker.engine.judging.report import Column, Report
+from worker.engine.judging.slices import Slice
 
 WORST_CLASSES = 10
 

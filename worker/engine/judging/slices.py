@@ -7,8 +7,8 @@ import numpy as np
 
 from app.catalog.base import Frozen
 from app.catalog.labels import ordered
-from worker.engine.intervals import Interval
-from worker.engine.metrics import Inherited, Judge, difference, inherited, score
+from worker.engine.judging.intervals import Interval
+from worker.engine.judging.metrics import Inherited, Judge, difference, inherited, score
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
