@@ -16,9 +16,9 @@ NORMALIZED_BY_BATCH = frozenset(  # families with batch norm
 )  # fmt: skip
 
 _GAP = (
-    "Mirzadeh et al., 2020: students learn worse when the gap to their teacher is large, as from ResNet-110 "
-    "to ResNet-8, 22 times the parameters; Cho and Hariharan, 2019, and Huang et al., 2022 (DIST), found the "
-    "same of stronger teachers. In RepDistiller's table resnet110 teaches resnet20 no better than resnet56 "
+    "Mirzadeh et al., 2020: what a student learns degrades when the gap to its teacher is large, and a network "
+    "of a size between bridges it; Cho and Hariharan, 2019: larger, more accurate teachers often do not make "
+    "better teachers. In RepDistiller's table for CIFAR-100 resnet110 teaches resnet20 no better than resnet56 "
     "does, which is 2 points worse itself: 70.67 and 70.66"
 )
 _WEIGHTS = (
