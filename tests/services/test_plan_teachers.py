@@ -183,12 +183,19 @@ def test_an_assistant_like_the_teacher_is_filled_in(shop: Session) -> None:
 
 
 @pytest.mark.parametrize(
-    ("scheme", "times"),
-    [({"kind": "offline"}, 1), ({"kind": "born_again", "generations": 4}, 4), (MUTUAL, 1)],
+    ("scheme", "evaluation", "times"),
+    [
+        ({"kind": "offline"}, {"compare": ["teacher"]}, 1),
+        ({"kind": "offline"}, {"seeds": 3}, 6),
+        ({"kind": "born_again", "generations": 4}, {}, 5),
+        (MUTUAL, {}, 2),
+    ],
 )
-def test_the_steps_of_all_hops_are_estimated(shop: Session, scheme: dict[str, Any], times: int) -> None:
+def test_the_steps_of_all_trainings_are_estimated(
+    shop: Session, scheme: dict[str, Any], evaluation: dict[str, Any], times: int
+) -> None:
     training = {"batch_size": 16, "epochs": 10, "finetune": {"epochs": 2}}
-    found = planned(shop, scheme=scheme, training=training)
+    found = planned(shop, scheme=scheme, training=training, evaluation=evaluation)
     assert found.estimate is not None
     # 54 of the 60 rows are learned from: 4 steps an epoch, in all of which rows have labels
     assert found.estimate.total_steps == times * (10 * 4 + 2 * 4)

@@ -36,7 +36,7 @@ class Estimate(Frozen):
     training_rows: int
     labeled_rows: int
     steps_per_epoch: int
-    total_steps: int = Field(description="of all students that are trained one after the other")
+    total_steps: int = Field(description="of all trainings: the scheme's students, the control, every seed")
 
 
 class Queue(Frozen):
@@ -189,8 +189,15 @@ def _estimate(resolved: Resolved, tables: Tables) -> Estimate:
         training_rows=rows,
         labeled_rows=tables.labeled,
         steps_per_epoch=steps,
-        total_steps=once * len(resolved.spec.scheme.hops(resolved.spec.student.architecture)),
+        total_steps=once * _trainings(resolved.spec, tables),
     )
+
+
+def _trainings(spec: JobSpec, tables: Tables) -> int:
+    """How many there are one after the other; those of one hop go together."""
+    hops = spec.scheme.hops(spec.student.architecture)
+    control = "control" in spec.evaluation.compare and tables.labeled > 0
+    return len(hops) - 1 + spec.evaluation.seeds * (1 + control)
 
 
 def _queue(session: Session, priority: int) -> Queue:
