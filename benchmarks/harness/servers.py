@@ -29,7 +29,7 @@ class Running:
         return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
 
     def processor_s(self) -> float:
-        """Processor seconds of it and of its children, whose end is waited for: till then they do not count."""
+        """Processor seconds of it and of its children; waits for their end, for till then none is counted."""
         while any(one.read_text() for one in Path(f"/proc/{self.pid}/task").glob("*/children")):
             time.sleep(0.05)
         after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
