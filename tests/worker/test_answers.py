@@ -19,6 +19,7 @@ from tests.worker.classroom import CPU
 from tests.worker.test_distill import FEATURES
 from tests.worker.workshop import DIGITS
 from worker.engine.answers import aligned, ask, create
+from worker.engine.lumped import Form
 from worker.engine.teachers import Live, WhiteBox, in_order, load
 
 
@@ -90,11 +91,17 @@ def test_answers_that_are_no_numbers_are_refused(expert: nn.Module, tmp_path: Pa
         asked(WhiteBox(expert), rows, tmp_path / "answers.npy")
 
 
-def test_a_logit_too_large_for_half_precision_is_the_largest_that_there_is(expert: nn.Module) -> None:
+def test_a_logit_too_large_for_half_precision_is_the_largest_that_there_is(
+    expert: nn.Module, tmp_path: Path
+) -> None:
     array, far = np.empty((10, 10), np.float16), torch.from_numpy(FEATURES[:10]) * 1e5
     ask(WhiteBox(expert), teacher(), lambda index: far[index.clamp(max=9)], array)
     assert np.isfinite(array).all()
     assert np.abs(array).max() == 65504
+    form = Form(3, 10, half=True)
+    records = create(tmp_path / "records.npy", 10, 10, dtype="float16", form=form)
+    ask(WhiteBox(expert), teacher(), lambda index: far[index.clamp(max=9)], records, form=form)
+    assert form.unpacked(torch.from_numpy(records)).logits.abs().max() == 65504
 
 
 def test_as_many_answers_as_labels_are_expected(expert: nn.Module, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def ask(
         assert outputs.logits is not None
         logits = outputs.logits[: len(array) - start].cpu()
         check(teacher, logits.numpy())
-        if array.dtype == np.float16:
+        if array.dtype == np.float16 or (form is not None and form.half):
             logits = logits.clamp(-LARGEST_HALF, LARGEST_HALF)
         array[start : start + len(logits)] = logits.numpy() if form is None else form.packed(logits)
         told(start + len(logits))
