@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from app.catalog.architectures.mlp import MLP
 from app.catalog.base import Batch, Context, Input, Loss, Outputs
 from app.catalog.losses.cross_entropy import CrossEntropy
+from app.catalog.losses.fitnet import FitNet
 from app.catalog.losses.kd import KD
 from app.catalog.losses.logit_mse import LogitMSE
 from app.catalog.spec import SGD, EarlyStopping, Training, steps_of
 from app.errors import NumericDivergence
 from tests.worker.classroom import CPU, ONE, Notes, inputs, learner, teach, through
 from tests.worker.workshop import DIGITS, digits
-from worker.engine.course import control_lesson
+from worker.engine.course import control_lesson, stages
 from worker.engine.device import Device, Rows, seed_everything
 from worker.engine.distill import Lesson, Progress, Stage, distill, timetable
 from worker.engine.judging.classes import truth_metrics
@@ -299,6 +300,20 @@ def test_stages_follow_each_other_and_early_stopping_ends_one_alone(expert: nn.M
     assert named[4:] == [["loss", "cross_entropy_2"]] * 2
     assert one.optimizer.param_groups[0]["lr"] == 0.25
     assert (trained.stopped_by, trained.best["accuracy"], trained.steps) == ("early_stopping", 0.7, 32)
+
+
+def test_a_first_stage_is_not_ended_by_a_metric_that_it_does_not_move(expert: nn.Module) -> None:
+    rows = np.arange(320)
+    training = Training(epochs=7, batch_size=64, early_stopping=EarlyStopping(patience=2))
+    made = lesson(
+        expert,
+        stages=stages(training, [FitNet(stage_epochs=4), KD()], rows, rows),
+        validate=lambda _: {"accuracy": 0.1, "log_loss": 1.0},
+    )
+    for one in (made, control_lesson(made, CrossEntropy(), rows[:30])):
+        pupil = learner(student(), one, training)
+        (trained,) = distill([pupil], one, training, watch=Notes(), finish=threading.Event())
+        assert (trained.stopped_by, trained.steps) == ("early_stopping", (4 + 2) * 5)
 
 
 def test_the_order_of_rows_is_a_function_of_seed_and_epoch() -> None:

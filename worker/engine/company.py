@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from app.catalog.base import Outputs
+from worker.engine.distill import Alone
 from worker.engine.teachers import WhiteBox
 from worker.engine.teaching import Heard
 
@@ -16,22 +17,12 @@ if TYPE_CHECKING:
     from worker.engine.inputs import Seen
 
 
-class Peers:
+class Peers(Alone):
     """Each student hears what all others say to the same batch in the same step (Zhang et al., 2018)."""
 
     def heard(self, heard: Heard, answers: Sequence[Outputs], seen: "Seen") -> Sequence[Heard]:
         said = [one.logits.detach().float() for one in answers if one.logits is not None]
         return [heard.beside(torch.stack(said[:place] + said[place + 1 :], 1)) for place in range(len(said))]
-
-    def stepped(self) -> None: ...
-
-    def students(self, trained: Sequence[nn.Module]) -> Sequence[nn.Module]:
-        return trained
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
 class Average:

@@ -10,9 +10,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from app.catalog.base import Frozen, Loss
+from app.catalog.base import Frozen, Loss, lift
 from app.catalog.spec import LOSSES, Training
-from app.errors import NumericDivergence
 from worker.data import Split
 from worker.engine import hops, teachers
 from worker.engine.answers import places
@@ -25,6 +24,7 @@ from worker.engine.job_watch import JobWatch
 from worker.engine.judging.metrics import Judge, judge_of
 from worker.engine.learner import Learner, Metrics
 from worker.engine.lumped import LumpedRows
+from worker.engine.measuring import predict, validator
 from worker.engine.questions import form_of
 from worker.engine.teaching import Teaching
 from worker.engine.validate import Order
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Array = NDArray[Any]
-
-PREDICTED_ROWS = 256  # at once
 
 
 class Course:
@@ -84,12 +82,12 @@ class Course:
     @cached_property
     def heard(self) -> "dict[str, Array]":
         """One answer of all teachers, (n, C), to the rows of a split."""
-        splits = (self.material.validation, self.material.report)
-        return {
-            one.name: self.order.ensemble.mean(torch.from_numpy(self.answers[one.name][one.rows])).numpy()
-            for one in splits
-            if one.name in self.answers
-        }
+        found = {}
+        for split in (self.material.validation, self.material.report):
+            if split.name in self.answers:
+                heard = lift(torch.from_numpy(self.answers[split.name][split.rows]))
+                found[split.name] = self.order.ensemble.mean(heard).numpy()
+        return found
 
     def lesson(self) -> Lesson:
         """What a student is taught with by the teachers that were ordered."""
@@ -293,7 +291,7 @@ def stages(training: Training, terms: Sequence[Loss], rows: "Array", labeled: "A
     lasting = [place for place in range(len(terms)) if place not in over]
     made = [Stage(training.epochs - first, lasting, rows, len(rows))]
     if first:
-        made.insert(0, Stage(first, staged, rows, len(rows)))
+        made.insert(0, Stage(first, staged, rows, len(rows), patient=True))  # hints do not reach the logits
     if training.finetune.epochs:
         lr = training.finetune.lr or training.optimizer.lr / 10
         made.append(Stage(training.finetune.epochs, [len(terms)], labeled, len(labeled), lr))
@@ -302,35 +300,5 @@ def stages(training: Training, terms: Sequence[Loss], rows: "Array", labeled: "A
 
 def control_lesson(lesson: Lesson, own: Loss, labeled: "Array") -> Lesson:
     """As many steps with the task's own loss on the labeled rows alone."""
-    made = [Stage(one.epochs, [0], labeled, one.epoch_rows, one.lr) for one in lesson.stages]
+    made = [replace(one, places=[0], rows=labeled) for one in lesson.stages]
     return Lesson([own], made, lesson.inputs.alone(), None, lesson.validate, lesson.metric)
-
-
-def validator(
-    inputs: Rows, split: Split, heard: "Array | None", order: Order
-) -> Callable[[nn.Module], Metrics]:
-    """Measures a student, or raises NumericDivergence. heard: the teachers' logits, row for row."""
-    labels = split.labels[split.rows] if len(split.labeled) else None
-    judge = judge_of(order.task, order.preprocessing)
-
-    def validate(student: nn.Module) -> Metrics:
-        logits = predict(student, inputs, split.rows, order.normalize)
-        if not np.isfinite(logits).all():
-            raise NumericDivergence(
-                "The student's logits on the validation rows became infinite or not a number. "
-                "Lower training.optimizer.lr, add training.schedule.warmup_steps, or set training.clip_norm."
-            )
-        truth = {} if labels is None else judge.truth(logits, labels)
-        return truth | ({} if heard is None else judge.likeness(logits, heard))
-
-    return validate
-
-
-@torch.no_grad()
-def predict(
-    student: nn.Module, inputs: Rows, rows: "NDArray[np.int64]", normalize: Callable[[Any], Any]
-) -> "NDArray[np.float32]":
-    """The student's logits (len(rows), C) in eval mode and float32, in which it is left."""
-    student.eval()
-    parts = torch.split(torch.from_numpy(rows), PREDICTED_ROWS)
-    return torch.cat([student(normalize(inputs[part])).logits.float().cpu() for part in parts]).numpy()

@@ -33,7 +33,7 @@ class Stage:
     """Some epochs with some of the terms, by place. rows: positions of the training rows in inputs.
 
     epoch_rows: rows of an epoch; fewer `rows` than that are gone through again. lr: constant; None:
-    scheduled.
+    scheduled. patient: it takes all of its epochs, whatever the metric does.
     """
 
     epochs: int
@@ -41,6 +41,7 @@ class Stage:
     rows: "NDArray[np.int64]"
     epoch_rows: int
     lr: float | None = None
+    patient: bool = False
 
     def steps(self, batch_size: int) -> int:
         """Of one epoch."""
@@ -135,7 +136,8 @@ class Watch(Protocol):
 
 @dataclass
 class Progress:
-    """How far a run is; with the states of learners and company, all that a resumed one needs.
+    """How far a run is; with the states of learners, company and torch's random stream, which dropout draws
+    from, all that a resumed one needs.
 
     over: the stages that ended before their epochs were over.
     """
@@ -205,7 +207,7 @@ def distill(
             sums, read_at = torch.zeros_like(sums), done.step
         if enough or moment.ends_epoch:
             _measure(students, lesson, done, watch)
-            if done.best[-1].stale >= patience:
+            if done.best[-1].stale >= patience and not lesson.stages[moment.stage].patient:
                 done.over.add(moment.stage)
         keep(done)
         if enough:

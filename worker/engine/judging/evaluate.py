@@ -10,7 +10,6 @@ import torch
 from torch import nn
 
 from app.catalog.measures import LOWER_IS_BETTER
-from worker.engine.course import predict
 from worker.engine.device import Rows
 from worker.engine.distill import Trained
 from worker.engine.ensemble import Ensemble
@@ -28,6 +27,7 @@ from worker.engine.judging.metrics import (
 )
 from worker.engine.judging.parting import furthest
 from worker.engine.judging.slices import Slice, cut, errors_from
+from worker.engine.measuring import predict
 from worker.engine.train import Taught
 from worker.engine.validate import Order
 
@@ -100,8 +100,8 @@ def evaluate(order: Order, material: Material, answers: "dict[str, Array]", taug
 
 
 def _teachers(order: Order, heard: "Array") -> "Columns":
-    """Each teacher's logits, and the ensemble's last. heard: (n, K, C)."""
-    count = heard.shape[1]
+    """Each teacher's logits, and the ensemble's last. heard: (n, K, C), in half precision if so stored."""
+    heard, count = heard.astype(np.float32), heard.shape[1]
     if count == 1:
         return {"teacher": [heard[:, 0]]}
     each = {f"teacher_{k + 1}": [heard[:, k]] for k in range(count)}
