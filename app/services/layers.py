@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import structlog
 from sqlalchemy import or_, select, update
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.catalog.base import Frozen
@@ -26,6 +27,7 @@ from app.ports.parts import Parts
 TOO_LONG_S = 60.0  # for one listing
 ALONE_S = 90.0  # that its worker is left alone with it; another one may try when it is over
 ATTEMPTS = 3
+_NO_END = f"{ATTEMPTS} processes that were to list them did not come to an end"
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
 Json = dict[str, Any]
@@ -53,11 +55,14 @@ def want(session: Session, version: ModelVersion) -> list[Layer] | None:
         )
     row = session.get(ModelLayers, version.id)
     if row is None:
-        session.add(ModelLayers(version_id=version.id))
-        session.flush()
+        with (
+            suppress(IntegrityError),
+            session.begin_nested(),
+        ):  # whoever asks at once leaves the same
+            session.add(ModelLayers(version_id=version.id))
         return None
-    if row.error is not None:
-        raise UnknownLayer(f"The layers of this model could not be listed: {row.error}.")
+    if row.error is not None or _given_up(session, row):
+        raise UnknownLayer(f"The layers of this model could not be listed: {row.error or _NO_END}.")
     return _read(row)
 
 
@@ -146,7 +151,14 @@ def _store(session: Session, version_id: str, answer: Json) -> None:
     row.layers, row.error = answer.get("layers"), answer.get("error")
     row.lease_expires_at = None
     if not answer and row.attempts >= ATTEMPTS:
-        row.error = f"{ATTEMPTS} processes that were to list them did not come to an end"
+        row.error = _NO_END
+
+
+def _given_up(session: Session, row: ModelLayers) -> bool:
+    """Whether the last worker that might have tried died with it."""
+    if row.layers is not None or row.attempts < ATTEMPTS or row.lease_expires_at is None:
+        return False
+    return bool(session.scalar(select(db_now() >= row.lease_expires_at)))
 
 
 def _read(row: ModelLayers) -> list[Layer] | None:

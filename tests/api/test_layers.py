@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import update
+from sqlalchemy import delete, update
 
 from app.db.dialect import db_now
 from app.db.session import Sessions
@@ -149,6 +150,24 @@ def test_one_worker_at_a_time_lists_a_version(sessions: Sessions, settings: Sett
     assert library.claim() == library.version.id
     library.let_the_lease_run_out()
     assert library.claim() is None  # three workers did not come back
+    with pytest.raises(UnknownLayer, match="3 processes that were to list them did not come to an end"):
+        library.known()
+
+
+def test_many_may_ask_for_the_first_time_at_once(sessions: Sessions, settings: Settings) -> None:
+    library = Library(sessions, settings)
+    with sessions.write() as session:
+        session.execute(delete(ModelLayers))
+    together = threading.Barrier(4)
+
+    def ask(_: int) -> list[layers.Layer] | None:
+        together.wait()
+        with sessions.write() as session:
+            return layers.want(session, session.merge(library.version, load=False))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ask, range(4))) == [None] * 4
+    assert library.claim() == library.version.id
 
 
 def test_a_listing_that_cannot_be_made_says_why(sqlite_url: str, settings: Settings) -> None:
