@@ -55,11 +55,8 @@ def want(session: Session, version: ModelVersion) -> list[Layer] | None:
         )
     row = session.get(ModelLayers, version.id)
     if row is None:
-        with (
-            suppress(IntegrityError),
-            session.begin_nested(),
-        ):  # whoever asks at once leaves the same
-            session.add(ModelLayers(version_id=version.id))
+        with suppress(IntegrityError), session.begin_nested():
+            session.add(ModelLayers(version_id=version.id))  # who asks at the same time leaves the same
         return None
     if row.error is not None or _given_up(session, row):
         raise UnknownLayer(f"The layers of this model could not be listed: {row.error or _NO_END}.")
