@@ -169,6 +169,11 @@ class Batch:
         labels, indices = part(self.labels), part(self.indices)
         return Batch(labels, indices, None, part(self.others), part(self.share))
 
+    def targets(self, teacher: "Tensor") -> "Tensor":
+        """The labels, and of rows that have none what the teacher's logits (..., C) choose."""
+        chosen = teacher.argmax(-1)
+        return chosen if self.labels is None else chosen.where(self.labels == UNLABELED, self.labels)
+
 
 @dataclass(frozen=True)
 class Context:

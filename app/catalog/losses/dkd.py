@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat
 
-from app.catalog.base import UNLABELED, Batch, Loss, Outputs, Scheduled, over_logits
+from app.catalog.base import Batch, Loss, Outputs, Scheduled, over_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,7 +17,6 @@ class DKD(Loss):
     renormalized; kd is TCKD + (1 - p_y) * NCKD. An unlabeled row takes the teacher's choice as its target.
     """
 
-    needs: ClassVar[frozenset[str]] = frozenset({"logits"})
     paper: ClassVar[str] = "Zhao et al., 2022, Decoupled Knowledge Distillation"
     definition: ClassVar[str] = (
         "T^2 * mean_b (alpha * KL((p_y, 1 - p_y) ; (q_y, 1 - q_y)) + beta * KL(p' ; q')), "
@@ -34,9 +33,7 @@ class DKD(Loss):
     def formula(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
         assert student.logits is not None
         assert teacher.logits is not None
-        target = teacher.logits.argmax(-1)
-        if batch.labels is not None:
-            target = target.where(batch.labels == UNLABELED, batch.labels)
+        target = batch.targets(teacher.logits)
         target_q, rest_q, others_q = _decoupled(student.logits / self.temperature, target)
         target_p, rest_p, others_p = _decoupled(teacher.logits / self.temperature, target)
         tckd = target_p.exp() * (target_p - target_q) + rest_p.exp() * (rest_p - rest_q)

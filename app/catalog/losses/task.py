@@ -25,8 +25,6 @@ class TaskLoss(Loss):
         assert student.logits is not None
         assert batch.labels is not None
         wanted = batch.labels.to(student.logits.dtype)
-        if batch.others is not None and batch.share is not None:
-            wanted = batch.share * wanted + (1 - batch.share) * batch.others
         labeled = ~wanted.isnan()
         rows = (student.logits.squeeze(-1) - wanted.nan_to_num()).square()
         return (rows * labeled).sum() / labeled.sum().clamp(min=1)

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 
-from app.catalog.base import UNLABELED, Batch, Loss, Outputs, Scheduled, over_logits
+from app.catalog.base import Batch, Loss, Outputs, Scheduled, over_logits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,9 +32,7 @@ class WSLD(Loss):
     def formula(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
         assert student.logits is not None
         assert teacher.logits is not None
-        target = teacher.logits.argmax(-1)
-        if batch.labels is not None:
-            target = target.where(batch.labels == UNLABELED, batch.labels)
+        target = batch.targets(teacher.logits)
         p = (teacher.logits / self.temperature).softmax(-1)
         log_q = (student.logits / self.temperature).log_softmax(-1)
         weights = _weights(student.logits.detach(), teacher.logits, target)
