@@ -99,6 +99,37 @@ def test_a_resumed_run_learns_the_very_same(kind: str) -> None:
     assert all(not torch.equal(straight[name], tensor) for name, tensor in begun.items())
 
 
+def leaves(loss: Tensor) -> set[Tensor]:
+    """All tensors that a gradient of the loss reaches."""
+    found, seen, left = set(), set(), [loss.grad_fn]
+    while left:
+        node = left.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        left += [one for one, _ in node.next_functions]
+        if hasattr(node, "variable"):
+            found.add(node.variable)
+    return found
+
+
+@pytest.mark.parametrize("kind", OVER_LAYERS)
+def test_all_that_a_gradient_reaches_is_in_the_optimizer_and_in_the_checkpoint(kind: str) -> None:
+    made = lesson(kind)
+    one = learner(Net(4, seed=2), made, Training())
+    assert made.teaching is not None
+    seen = made.inputs(torch.arange(8), 0)
+    begun = one.begin(0, [0, 1])
+    values = one.objective.values(begun, one.answer(seen), made.teaching.hear(seen, 0), seen.batch)
+    reached = leaves(values @ begun.weights)
+    assert reached >= set(one.module.parameters())
+    trained = {weight for group in one.optimizer.param_groups for weight in group["params"]}
+    state = one.state_dict()
+    kept = {tensor.data_ptr() for part in ("student", "objective") for tensor in state[part].values()}
+    assert reached <= trained
+    assert {tensor.data_ptr() for tensor in reached} <= kept
+
+
 @pytest.mark.parametrize("kind", [kind for kind in OVER_LAYERS if not LOSSES[kind].batch_statistic])
 def test_parts_of_a_batch_add_up_to_it(kind: str) -> None:
     training = Training(epochs=1, batch_size=32, optimizer=SGD(lr=0.05))
