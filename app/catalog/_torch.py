@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from app.catalog.base import Batch, Outputs
-from app.catalog.features import FeatureLoss, counted
+from app.catalog.features import FeatureLoss
+from app.catalog.layer_tensors import counted
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from app.catalog.base import Batch, Context, Outputs
-from app.catalog.features import FeatureLoss, aligned, as_map
+from app.catalog.features import FeatureLoss
+from app.catalog.layer_tensors import aligned, as_map
 from app.catalog.spec import LOSSES
 from app.errors import ShapeMismatch
 from tests.catalog.layers import built, called, form, pulled, random, shapes, shown

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat
 
-from app.catalog.features import FeatureLoss, matched
+from app.catalog.features import FeatureLoss
+from app.catalog.layer_tensors import matched
 
 if TYPE_CHECKING:
     from torch import Tensor

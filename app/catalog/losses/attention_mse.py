@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from app.catalog.base import Batch, Context, Outputs
-from app.catalog.features import FeatureLoss, counted_heads, same_heads
+from app.catalog.features import FeatureLoss
+from app.catalog.layer_tensors import counted_heads, same_heads
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field
 
-from app.catalog.features import FeatureLoss, aligned, average, counted, positions, spread, unit
+from app.catalog.features import FeatureLoss
+from app.catalog.layer_tensors import aligned, average, counted, positions, spread, unit
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat
 
-from app.catalog.features import FeatureLoss, matched, positions, spread
+from app.catalog.features import FeatureLoss
+from app.catalog.layer_tensors import matched, positions, spread
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -3,7 +3,8 @@
 from itertools import pairwise
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from app.catalog.features import FeatureLoss, aligned, counted, positions, same_width
+from app.catalog.features import FeatureLoss
+from app.catalog.layer_tensors import aligned, counted, positions, same_width
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from app.catalog.features import FeatureLoss, average, matched, rows
+from app.catalog.features import FeatureLoss
+from app.catalog.layer_tensors import average, matched, rows
 
 if TYPE_CHECKING:
     from torch import Tensor

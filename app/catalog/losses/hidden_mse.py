@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from app.catalog.features import FeatureLoss, average, matched
+from app.catalog.features import FeatureLoss
+from app.catalog.layer_tensors import mean_squares
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,8 +29,4 @@ class HiddenMSE(FeatureLoss):
 
 def value(student: "list[Tensor]", teacher: "list[Tensor]", mask: "Tensor | None" = None) -> "Tensor":
     """Of lists of hidden states (B, T, D), one a pair."""
-    student, teacher, tokens = matched(student, teacher, mask)
-    total = student[0].new_zeros(())
-    for mine, theirs in zip(student, teacher, strict=True):
-        total = total + average((mine - theirs).square(), tokens)
-    return total
+    return mean_squares(student, teacher, mask)

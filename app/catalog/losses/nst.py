@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from app.catalog.features import FeatureLoss, aligned, counted, positions, spread, unit
+from app.catalog.features import FeatureLoss
+from app.catalog.layer_tensors import aligned, counted, positions, spread, unit
 
 if TYPE_CHECKING:
     from torch import Tensor

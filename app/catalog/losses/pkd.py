@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from app.catalog.features import FeatureLoss, aligned, average, counted, rows, same_width
+from app.catalog.features import FeatureLoss
+from app.catalog.layer_tensors import aligned, average, counted, rows, same_width
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from app.catalog.features import RepresentationLoss, counted, vectors
+from app.catalog.features import RepresentationLoss
+from app.catalog.layer_tensors import counted, vectors
 
 if TYPE_CHECKING:
     from torch import Tensor

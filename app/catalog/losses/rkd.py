@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat
 
-from app.catalog.features import RepresentationLoss, counted, unit, vectors
+from app.catalog.features import RepresentationLoss
+from app.catalog.layer_tensors import counted, unit, vectors
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from app.catalog.features import FeatureLoss, counted, unit
+from app.catalog.features import FeatureLoss
+from app.catalog.layer_tensors import counted, unit
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 
 from app.catalog._torch import seeded
 from app.catalog.base import Batch, Outputs
-from app.catalog.features import counted, vectors
+from app.catalog.layer_tensors import counted, vectors
 from app.catalog.losses.correlation import Correlation, congruence
 
 

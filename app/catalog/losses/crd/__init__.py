@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from app.catalog.base import Batch, Context, Outputs
-from app.catalog.features import RepresentationLoss, counted, same_width, unit, vectors
+from app.catalog.features import RepresentationLoss
+from app.catalog.layer_tensors import counted, same_width, unit, vectors
 
 if TYPE_CHECKING:
     from torch import Tensor

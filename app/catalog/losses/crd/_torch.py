@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from app.catalog._torch import seeded, uniform
 from app.catalog.base import Batch, Outputs
-from app.catalog.features import counted, counted_indices, unit, vectors
+from app.catalog.layer_tensors import counted, counted_indices, unit, vectors
 from app.catalog.losses.crd import CRD, log_normalizer, noise_contrast
 
 

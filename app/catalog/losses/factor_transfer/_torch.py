@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from app.catalog._torch import seeded
 from app.catalog.base import Batch, Outputs
-from app.catalog.features import average, counted, met_as_maps
+from app.catalog.layer_tensors import average, counted, met_as_maps
 from app.catalog.losses.factor_transfer import FactorTransfer, value
 
 

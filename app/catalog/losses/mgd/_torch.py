@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from app.catalog._torch import projector, seeded, uniform
 from app.catalog.base import Batch, Outputs
-from app.catalog.features import counted, counted_indices, met_as_maps
+from app.catalog.layer_tensors import counted, counted_indices, met_as_maps
 from app.catalog.losses.mgd import MGD, value
 
 

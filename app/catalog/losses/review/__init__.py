@@ -4,7 +4,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from app.catalog.base import Batch, Context, Outputs
-from app.catalog.features import FeatureLoss, counted, met_as_maps, same_width, width
+from app.catalog.features import FeatureLoss
+from app.catalog.layer_tensors import counted, met_as_maps, same_width, width
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ from torch.nn.functional import batch_norm, interpolate
 
 from app.catalog._torch import seeded
 from app.catalog.base import Batch, Outputs
-from app.catalog.features import as_map, counted, map_only
+from app.catalog.layer_tensors import as_map, counted, map_only
 from app.catalog.losses.review import Review, value
 
 

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from app.catalog.base import Batch, Context, Outputs
-from app.catalog.features import FeatureLoss, average, matched, width
+from app.catalog.features import FeatureLoss
+from app.catalog.layer_tensors import average, matched, width
 
 if TYPE_CHECKING:
     from torch import Tensor

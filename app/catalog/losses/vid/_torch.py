@@ -9,7 +9,7 @@ from torch.nn.functional import softplus
 
 from app.catalog._torch import Projector, seeded
 from app.catalog.base import Batch, Outputs
-from app.catalog.features import counted
+from app.catalog.layer_tensors import counted
 from app.catalog.losses.vid import VID, value
 
 LEAST = 1e-5  # variance
