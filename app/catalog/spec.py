@@ -229,7 +229,7 @@ class EarlyStopping(Frozen):
 
 
 class Finetune(Frozen):
-    """A last stage on the labels alone, after training.epochs and with the same optimizer."""
+    """A last stage on the labels alone, after training.epochs; its optimizer is the same, begun anew."""
 
     epochs: Annotated[int, Field(ge=0, le=100_000)] = 0
     lr: PositiveFloat | None = Field(None, description="constant; None: a tenth of the optimizer's")

@@ -1,6 +1,7 @@
 """The loop against plain torch, and what stops it."""
 
 import threading
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Literal
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector
 
 from app.catalog.architectures.mlp import MLP
 from app.catalog.base import Batch, Context, Input, Loss, Outputs
@@ -16,7 +18,7 @@ from app.catalog.losses.cross_entropy import CrossEntropy
 from app.catalog.losses.fitnet import FitNet
 from app.catalog.losses.kd import KD
 from app.catalog.losses.logit_mse import LogitMSE
-from app.catalog.spec import SGD, EarlyStopping, Training, steps_of
+from app.catalog.spec import SGD, AdamW, EarlyStopping, Training, steps_of
 from app.errors import NumericDivergence
 from tests.worker.classroom import CPU, ONE, Notes, inputs, learner, teach, through
 from tests.worker.workshop import DIGITS, digits
@@ -314,6 +316,23 @@ def test_a_first_stage_is_not_ended_by_a_metric_that_it_does_not_move(expert: nn
         pupil = learner(student(), one, training)
         (trained,) = distill([pupil], one, training, watch=Notes(), finish=threading.Event())
         assert (trained.stopped_by, trained.steps) == ("early_stopping", (4 + 2) * 5)
+
+
+@pytest.mark.parametrize("optimizer", [AdamW(lr=0.01), SGD(lr=0.01)])
+def test_a_stage_learns_nothing_of_the_gradients_before_it(expert: nn.Module, optimizer: AdamW | SGD) -> None:
+    """Hints weigh a hundred times what follows them, and would hold the weights for a thousand steps."""
+    rows, forms = np.arange(320), [CrossEntropy(weight=1000.0), CrossEntropy()]
+    parts = [Stage(1, [0], rows, 320, lr=1e-9), Stage(2, [1], rows, 320, lr=0.01)]
+    training = Training(epochs=3, batch_size=64, optimizer=optimizer)
+
+    def moved(stages: Sequence[Stage]) -> float:
+        pupil = student(dropout=0.0)
+        before = parameters_to_vector(pupil.parameters()).detach()
+        made = lesson(expert, terms=forms, stages=stages)
+        distill([learner(pupil, made, training)], made, training, watch=Notes(), finish=threading.Event())
+        return float((parameters_to_vector(pupil.parameters()).detach() - before).norm())
+
+    assert moved(parts) == pytest.approx(moved(parts[1:]), rel=0.2)
 
 
 def test_the_order_of_rows_is_a_function_of_seed_and_epoch() -> None:

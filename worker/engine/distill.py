@@ -180,6 +180,8 @@ def distill(
             continue
         if moment.begins_stage:
             done.best[-1].stale = 0
+            for learner in learners:
+                learner.forget()
         if moment.epoch != epoch:
             epoch = moment.epoch
             terms = [learner.begin(epoch, lesson.stages[moment.stage].places) for learner in learners]

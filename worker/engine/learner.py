@@ -70,6 +70,11 @@ class Learner:
         self.module.train()
         return self.objective.at(epoch, places)
 
+    def forget(self) -> None:
+        """The optimizer starts anew: what it remembers of a stage's gradients, hints of weight 100 say, would
+        keep the weights where they are for the next one's."""
+        self.optimizer.state.clear()
+
     def answer(self, seen: "Seen") -> Outputs:
         with self._device.autocast():
             return self.tapped(seen.student)
