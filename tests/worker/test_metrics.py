@@ -103,7 +103,7 @@ def test_a_paired_difference_is_narrower_than_two_intervals_and_0_for_the_same_c
     assert gap["accuracy"].high - gap["accuracy"].low < 2 * (one.high - one.low)  # type: ignore[operator]
 
 
-def test_gap_recovered_is_given_only_where_teacher_and_control_differ() -> None:
+def test_gap_recovered_is_given_only_where_the_teacher_is_better_than_the_control() -> None:
     logits, labels = drawn(800, {"teacher": 4.0, "student": 3.0, "control": 1.0})
     scored = score(logits, labels, NAMES, teacher="teacher", resamples=300, seed=0)
     accuracy = {name: one.metrics["accuracy"].value for name, one in scored.items()}
@@ -112,6 +112,9 @@ def test_gap_recovered_is_given_only_where_teacher_and_control_differ() -> None:
     expected = (accuracy["student"] - accuracy["control"]) / (accuracy["teacher"] - accuracy["control"])
     assert gap.value == pytest.approx(expected)
     assert gap_recovered(scored["student"], scored["teacher"], scored["teacher"], "accuracy") is None
+    for metric in ("accuracy", "log_loss"):
+        assert gap_recovered(scored["student"], scored["control"], scored["teacher"], metric)
+        assert gap_recovered(scored["student"], scored["teacher"], scored["control"], metric) is None
 
 
 def test_classes_come_worst_first_and_only_those_that_occur() -> None:

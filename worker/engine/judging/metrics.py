@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.catalog.base import Frozen, Task
+from app.catalog.measures import LOWER_IS_BETTER
 from worker.engine.judging.classes import ClassScore, OfClasses
 from worker.engine.judging.intervals import Column, Interval, interval, resampled
 from worker.engine.judging.values import OfNumbers
@@ -90,9 +91,9 @@ def difference(a: Scored, b: Scored) -> dict[str, Interval]:
 
 
 def gap_recovered(student: Scored, control: Scored, teacher: Scored, metric: str) -> Interval | None:
-    """(student - control) / (teacher - control); None where the divisor's interval does not exclude 0."""
+    """(student - control) / (teacher - control); None where the teacher is not better beyond its interval."""
     gap = difference(teacher, control).get(metric)
-    if gap is None or not gap.excludes_zero:
+    if gap is None or not gap.excludes_zero or (gap.value < 0) != (metric in LOWER_IS_BETTER):
         return None
     divisors = teacher.drawn[metric] - control.drawn[metric]
     usable = divisors != 0

@@ -24,7 +24,7 @@ def notes(order: Order, material: Material, findings: Findings, taught: Taught) 
     if taught.why:
         said.append(f"There is no control: {taught.why}.")
     elif findings.labeled and findings.gap is None and findings.teacher:
-        said.append("No gap recovered is given: the interval of teacher minus control does not exclude 0.")
+        said.append("No gap recovered is given: the teacher is not clearly better than the control.")
     if len(order.resolved.spec.evaluation.slices):
         said.append(
             "The slices were not corrected for being many: of 20 differences without a cause, about one "
