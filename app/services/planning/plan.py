@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.catalog.base import Frozen
-from app.catalog.spec import JobSpec, Resolved, steps_of
+from app.catalog.spec import JobSpec, PinnedModel, Resolved, SignalStore, steps_of
 from app.db.tables import Job, ModelVersion
 from app.errors import Fault, Invalid, InvalidSpec
 from app.services.planning import data_plan, student_plan, teacher_plan
@@ -95,31 +95,18 @@ def _fitted(
     checks: Checks,
 ) -> Resolved:
     """Teachers and data are there; now whether they, the student and the losses fit together."""
-    labels = checks.run("labels", "/teachers/0", teacher_plan.labels, spec, versions, tables) or []
-    pinned = [
-        checks.run(
-            "labels", f"/teachers/{place}", teacher_plan.pinned, session, spec, place, one, labels, tables
-        )
-        for place, one in enumerate(versions if labels else [])
-    ]
-    checks.run("labels", "/teachers", teacher_plan.check_labels_alone, spec, tables)
+    labels, known = _labeled(session, spec, versions, tables, checks)
     check_losses(spec, versions, tables, checks)
     check_layers(session, spec, versions, checks)
     checks.run("finetune", "/training/finetune/epochs", _check_finetune, spec, tables)
     check_evaluation(spec, tables, checks)
-    task, columns, first = spec.task, tables.train.columns, versions[0] if versions else None
-    preprocessing = checks.run(
-        "preprocessing", "/task", task.preprocessing, columns, tables.inputs, _own_preprocessing(first)
-    )
-    checks.demand()
-    assert preprocessing is not None
-    preprocessing = task.with_target(preprocessing, columns[tables.label])
-    seen = task.input(preprocessing)
+    first = versions[0] if versions else None
+    preprocessing = _preprocessing(spec, tables, first, checks)
+    seen = spec.task.input(preprocessing)
     config, size = (first.details.get("config"), first.parameters) if first else (None, 0)
     order = student_plan.resolved(spec, config, size, checks)
     checks.demand()
     student_plan.check_students(settings, order, seen, labels, checks)
-    known = [teacher for teacher in pinned if teacher is not None]
     check_augmentation(spec, preprocessing, known, checks)
     check_store(spec, known, checks)
     architecture = order.student.architecture
@@ -127,9 +114,8 @@ def _fitted(
         "initialization", "/student/initialize/model", initialization, session, project_id, order, known
     )
     parameters = architecture.parameters(seen, len(labels))
-    store = decided(spec, known, tables.training_rows)
-    order = order.model_copy(update={"signals": store})
-    order = _filled_in(order, preprocessing, teacher_plan.name(session, first) if first else _stem(tables))
+    stem = teacher_plan.name(session, first) if first else _stem(tables)
+    order = _filled_in(order, preprocessing, decided(spec, known, tables.training_rows), stem)
     check_limits(order, parameters, checks)
     check_students(order, architecture, versions, checks)
     checks.demand()
@@ -147,6 +133,32 @@ def _fitted(
     )
 
 
+def _labeled(
+    session: Session, spec: JobSpec, versions: Sequence[ModelVersion], tables: Tables, checks: Checks
+) -> tuple[list[str], list[PinnedModel]]:
+    """The job's labels, and the teachers that answer with them; what is wrong the checks say."""
+    labels = checks.run("labels", "/teachers/0", teacher_plan.labels, spec, versions, tables) or []
+    pinned = [
+        checks.run(
+            "labels", f"/teachers/{place}", teacher_plan.pinned, session, spec, place, one, labels, tables
+        )
+        for place, one in enumerate(versions if labels else [])
+    ]
+    checks.run("labels", "/teachers", teacher_plan.check_labels_alone, spec, tables)
+    return labels, [teacher for teacher in pinned if teacher is not None]
+
+
+def _preprocessing(spec: JobSpec, tables: Tables, first: ModelVersion | None, checks: Checks) -> Frozen:
+    """The student's own. first: the first teacher. Raises Invalid for all that was wrong so far."""
+    task, columns = spec.task, tables.train.columns
+    found = checks.run(
+        "preprocessing", "/task", task.preprocessing, columns, tables.inputs, _own_preprocessing(first)
+    )
+    checks.demand()
+    assert found is not None
+    return task.with_target(found, columns[tables.label])
+
+
 def _check_finetune(spec: JobSpec, tables: Tables) -> None:
     if spec.training.finetune.epochs and not tables.labeled:
         detail = "the last stage learns from labels, and no training row has one"
@@ -159,13 +171,14 @@ def _own_preprocessing(version: ModelVersion | None) -> dict[str, Any] | None:
     return None if version is None or version.format == "onnx" else version.preprocessing
 
 
-def _filled_in(spec: JobSpec, preprocessing: Any, stem: str) -> JobSpec:
+def _filled_in(spec: JobSpec, preprocessing: Any, store: SignalStore, stem: str) -> JobSpec:
     """stem: what the student is named after, where the spec does not name it."""
     ending = f"-{spec.student.architecture.kind.replace('_', '-')}"
     return spec.model_copy(
         update={
             "task": spec.task.decided(preprocessing),
             "losses": spec.terms(),
+            "signals": store,
             "output": spec.output.model_copy(update={"model": spec.output.model or f"{stem}{ending}"[:100]}),
         }
     )
