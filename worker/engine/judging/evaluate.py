@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
     Columns = dict[str, list[Array]]  # each run's logits (n, C), one run a seed
 
+Differences = dict[tuple[str, str], dict[str, Interval]]  # by (column, minus)
 JUDGED = ("control", "student")  # trained once a seed, and the last columns
 
 
@@ -53,7 +54,7 @@ class Findings:
     columns: dict[str, Scored]
     teacher: str | None
     likened: str | None
-    differences: dict[tuple[str, str], dict[str, Interval]]
+    differences: Differences
     gap: Interval | None
     inherited: Inherited | None
     slices: list[Slice]
@@ -140,47 +141,46 @@ def _compared(
     likened: str | None,
 ) -> dict[str, Any]:
     """What Findings say of the logits alone."""
-    split, evaluation, names = material.report, order.resolved.spec.evaluation, order.resolved.labels
+    split, names = material.report, order.resolved.labels
     labels = split.labels[split.rows] if len(split.labeled) else None
-    asked: dict[str, Any] = {"judge": judge, "resamples": evaluation.bootstrap, "seed": order.seed}
-    columns = score(logits, labels, names, teacher=likened, **asked)
-    others = [name for name in columns if name not in (*JUDGED, teacher) and not name.startswith("teacher_")]
-    pairs = [("student", name) for name in ("control", teacher, *others)] + [(teacher, "control")]
-    gap = None
+    asked: dict[str, Any] = {
+        "judge": judge,
+        "teacher": likened,
+        "resamples": order.resolved.spec.evaluation.bootstrap,
+        "seed": order.seed,
+    }
+    columns = score(logits, labels, names, **asked)
+    gap, parted = None, []
     if labels is not None and teacher and "control" in columns:
         gap = gap_recovered(columns["student"], columns["control"], columns[teacher], order.task.metric)
-    compared = {name: logits[name] for name in (likened, *JUDGED) if name in logits}
-    parted = []
     if likened:
         parted = furthest(order, split, judge, logits["student"][0], logits[likened][0])
+    compared = {name: logits[name] for name in (likened, *JUDGED) if name in logits}
+    slices = [
+        cut(column, material.tables.column(split, column), compared, labels, names, **asked)
+        for column in order.resolved.spec.evaluation.slices
+    ]
     return {
         "columns": columns,
         "teacher": teacher,
         "likened": likened,
-        "differences": {
-            (str(a), str(b)): difference(columns[a], columns[b])
-            for a, b in pairs
-            if a in columns and b in columns
-        },
+        "differences": _differences(columns, teacher),
         "gap": gap,
         "inherited": errors_from(logits, labels, judge, teacher),
-        "slices": [
-            one
-            for column in evaluation.slices
-            for one in cut(
-                column,
-                material.tables.column(split, column),
-                compared,
-                labels,
-                names,
-                teacher=likened,
-                **asked,
-            )
-        ],
+        "slices": [one for column in slices for one in column],
         "parted": parted,
         "rows": len(split.rows),
         "labeled": labels is not None,
     }
+
+
+def _differences(
+    columns: dict[str, Scored], teacher: str | None
+) -> dict[tuple[str, str], dict[str, Interval]]:
+    """Of the student to everybody but single teachers of several, and of the teacher to the control."""
+    others = [name for name in columns if name not in (*JUDGED, teacher) and not name.startswith("teacher_")]
+    pairs = [("student", name) for name in ("control", teacher, *others)] + [(teacher, "control")]
+    return {(a, b): difference(columns[a], columns[b]) for a, b in pairs if a in columns and b in columns}
 
 
 def _diagnose(order: Order, findings: Findings) -> None:
