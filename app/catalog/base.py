@@ -216,6 +216,11 @@ class Loss(Plugin):
         """The layer paths to capture, of the student and of the teacher."""
         return [], []
 
+    def counts(self) -> bool:
+        """Whether it has a weight at some time."""
+        weight = self.weight
+        return weight.start > 0 or weight.end > 0 if isinstance(weight, Schedule) else weight > 0
+
     def at(self, epoch: int) -> Self:
         """The same form with every schedule made a number. epoch counts from 0."""
         moved = {name: value.at(epoch) for name, value in self if isinstance(value, Schedule)}

@@ -93,6 +93,7 @@ class FeatureLoss(LayerLoss):
     projects: ClassVar[bool] = False  # True: a projector stands where the two widths differ
     fewest: ClassVar[int] = 1
     last_alone: ClassVar[bool] = False  # True: of what `auto` finds, the last pair alone
+    maps_only: ClassVar[bool] = False  # True: padding cannot be left out of it, so texts are refused
 
     pairs: Pairs = Field(
         "auto",

@@ -338,7 +338,7 @@ def _each_kind_once(exports: list[Export]) -> list[Export]:
 
 
 def _some_weight(losses: list[Loss]) -> list[Loss]:
-    if all(loss.weight == 0 for loss in losses):
+    if not any(loss.counts() for loss in losses):
         raise ValueError("at least one loss needs a weight above 0")
     return losses
 

@@ -152,6 +152,13 @@ def test_the_preset_without_a_temperature_and_metrics_of_numbers_are_fine(shop: 
         ({"metric": "acuracy", "min": 0.9}, "/metric", "macro_f1"),
         ({"metric": "rmse", "max": 3}, "/metric", "accuracy"),
         ({"metric": "agreement", "versus": "teacher", "min_ratio": 1}, "/versus", "min or max"),
+        ({"metric": "accuracy", "min": 95}, "/min", "0.95 is 95 %"),
+        ({"metric": "ece", "max": -0.1}, "/max", "a share of 1"),
+        (
+            {"metric": "macro_f1", "versus": "control", "min_difference": -2},
+            "/min_difference",
+            "a share of 1",
+        ),
     ],
 )
 def test_a_gate_that_cannot_be_read(shop: Session, gate: dict[str, Any], pointer: str, says: str) -> None:

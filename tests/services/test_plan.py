@@ -167,7 +167,13 @@ def test_a_holdout_that_leaves_too_few_rows_to_learn_from(shop: Session) -> None
 
 
 @pytest.mark.parametrize(
-    "losses", [[{"kind": "kd", "weight": -1}], [{"kind": "kd", "weight": 0}, {"kind": "dkd", "weight": 0}]]
+    "losses",
+    [
+        [{"kind": "kd", "weight": -1}],
+        [{"kind": "kd", "weight": 0}, {"kind": "dkd", "weight": 0}],
+        [{"kind": "kd", "weight": {"from": 0, "to": 0, "over_epochs": 3}}],
+        [{"kind": "jsd", "beta": 0, "normalize": False}],
+    ],
 )
 def test_losses_that_teach_nothing_or_the_opposite(losses: Any) -> None:
     with pytest.raises(ValidationError):
@@ -200,6 +206,12 @@ def test_judging_on_the_training_rows_is_a_warning(shop: Session) -> None:
     assert found.ok
     assert list(warned) == ["/data/test"]
     assert "dataset:iris@1#train" in warned["/data/test"]
+
+
+def test_learning_from_rows_that_judge_is_a_warning(shop: Session) -> None:
+    found = planned(shop, data=data(unlabeled=["dataset:iris#test"]))
+    assert [check.pointer for check in found.checks if check.code == "judged_rows"] == ["/data/unlabeled/0"]
+    assert found.ok
 
 
 def test_rows_without_labels_are_held_out_and_costed_alike(shop: Session) -> None:

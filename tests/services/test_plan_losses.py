@@ -6,16 +6,18 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from app.catalog.spec import JobSpec
+from app.catalog.spec import ARCHITECTURES, LOSSES, JobSpec
 from app.db.session import Sessions
-from app.db.tables import ModelLayers, Project
+from app.db.tables import ModelLayers, ModelVersion, Project
 from app.errors import Invalid
 from app.services.planning.checks import Check
+from app.services.planning.loss_plan import _check_heads, _check_maps
 from app.services.planning.plan import plan, resolve
 from app.settings import Settings
 from tests import orders
 
 NUMBERS = [{"name": name, "kind": "number", "mean": 0.0, "std": 1.0} for name in orders.FEATURES]
+STAGE: dict[str, Any] = {"kind": "fitnet", "stage_epochs": 2}
 NAMED: dict[str, Any] = {"kind": "fitnet", "weight": 100, "pairs": [["layers.0", "layers.1"]]}
 
 
@@ -85,7 +87,9 @@ def test_a_loss_over_layers_of_a_network_is_accepted(shop: Session) -> None:
         ([KD, NAMED | {"teacher": 2}], "net convnet", "/losses/1/teacher", "there are 2", "from 0 to 1"),
         ([KD, ATTENTION], "encoder", "/losses/1", "and mlp shows none", "a student that attends"),
         ([KD, {"kind": "ab", "stage_epochs": 30}], "net", "/losses/1/stage_epochs", "30 epochs", "shorten"),
-        ([{"kind": "fitnet", "stage_epochs": 2}], "net", "/losses", "no loss left to train by", "add a loss"),
+        ([STAGE], "net", "/losses", "no loss left to train by", "add a loss"),
+        ([STAGE, KD | {"weight": 0}], "net", "/losses", "no loss left", "add a loss"),
+        ([KD, STAGE | {"weight": 0}], "net", "/losses/1/stage_epochs", "no weight", "above 0"),
     ],
 )  # fmt: skip
 def test_what_a_loss_cannot_have_is_refused_with_the_reason(
@@ -95,6 +99,23 @@ def test_what_a_loss_cannot_have_is_refused_with_the_reason(
     assert at == pointer
     assert detail in why
     assert fix in way_out
+
+
+def test_a_loss_keeps_its_name_in_a_message(shop: Session) -> None:
+    with pytest.raises(Invalid) as error:
+        resolve(
+            shop, Settings(), orders.PROJECT, spec(KD, {"kind": "attention_transfer"}, teachers="botanist")
+        )
+    assert error.value.detail.startswith("attention_transfer needs features")
+
+
+@pytest.mark.parametrize("scheme", [{"kind": "mutual"}, {"kind": "self_ema"}])
+def test_students_that_know_only_each_other_need_labels(shop: Session, scheme: dict[str, Any]) -> None:
+    truth = {"kind": "cross_entropy", "weight": {"from": 1, "to": 0, "over_epochs": 5}}
+    assert not [one for one in checked(shop, KD, truth, teachers="", scheme=scheme) if one.status == "fail"]
+    for losses in ([KD], [KD, {"kind": "cross_entropy", "weight": 0}]):
+        at, why, way_out = refused(shop, *losses, teachers="", scheme=scheme)
+        assert (at, "labels" in why, "cross_entropy" in way_out) == ("/losses", True, True)
 
 
 def test_labels_that_nobody_gave_cannot_teach(shop: Session) -> None:
@@ -197,3 +218,24 @@ def test_parts_of_a_batch_are_not_the_batch_for_every_loss(shop: Session) -> Non
     (warning,) = checked(shop, {"kind": "dist"}, **parts)
     assert (warning.code, warning.pointer) == ("parts_differ", "/training/micro_batch_size")
     assert "dist compares the rows of a batch" in warning.detail
+
+
+def test_attention_of_other_heads_is_refused_before_anything_runs(shop: Session) -> None:
+    wanted = frozenset({"attentions", "values"})
+    encoder = network(
+        shop, "heads", "bert", "attentions", "values", details={"config": {"num_attention_heads": 4}}
+    )
+    version = shop.get_one(ModelVersion, encoder)
+    form = LOSSES["minilm"].model_validate({"kind": "minilm"})
+    _check_heads(form, wanted, ARCHITECTURES["distilbert"](n_heads=4, dim=64), [version])  # type: ignore[call-arg]
+    with pytest.raises(Invalid, match="has 2 heads and its teacher 4"):
+        _check_heads(form, wanted, ARCHITECTURES["bert"](num_attention_heads=2), [version])  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("kind", ["mgd", "factor_transfer", "review"])
+def test_a_loss_over_maps_is_refused_for_texts(kind: str) -> None:
+    texts = spec({"kind": kind}, KD, task={"kind": "text_classification"})
+    with pytest.raises(Invalid, match=f"{kind} compares maps"):
+        _check_maps(texts, texts.terms()[0])
+    _check_maps(spec({"kind": kind}, KD, task={"kind": "image_classification"}), texts.terms()[0])
+    _check_maps(texts, LOSSES["cwd"].model_validate({"kind": "cwd"}))

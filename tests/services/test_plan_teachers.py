@@ -138,7 +138,7 @@ def test_other_schemes_need_one(shop: Session, kind: str) -> None:
 
 def test_without_teachers_there_must_be_labels_to_learn_from_and_to_be_measured_by(shop: Session) -> None:
     bare = without_labels(shop)
-    losses = [{"kind": "kd", "temperature": 1}]
+    losses = [{"kind": "kd", "temperature": 1}, {"kind": "cross_entropy"}]
     assert "/teachers" in pointers(refused(shop, **ALONE, losses=losses, data={"train": bare}))
     data = {"train": "dataset:iris#train", "validation": bare}
     error = refused(shop, **ALONE, losses=losses, data=data)

@@ -58,6 +58,14 @@ def _about_the_rows(spec: JobSpec, tables: Tables, checks: Checks) -> None:
         if (table.pin.dataset_id, table.pin.split) == (tables.train.pin.dataset_id, tables.train.pin.split):
             detail = f"{table.pin.reference} is what the student trains on, so it proves nothing"
             checks.warn("rows", "training_rows", table.pointer, detail, "name another split, as in #test")
+    judged = {(one.pin.dataset_id, one.pin.split) for one in tables.judging}
+    for table in tables.unlabeled:
+        if (table.pin.dataset_id, table.pin.split) in judged:
+            detail = (
+                f"{table.pin.reference} judges the student, which trains on its rows without their labels"
+            )
+            fix = "take other rows, or read the report as one on rows that were seen"
+            checks.warn("rows", "judged_rows", table.pointer, detail, fix)
     if not tables.labeled:
         detail = "no training row has a label, so there is no control and no share of the truth"
         checks.warn("labels", "no_labels", "/data/train", detail, "label a few rows")

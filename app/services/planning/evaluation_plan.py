@@ -1,7 +1,7 @@
 """The evaluation part of a plan: whether what is to be measured, cut and demanded is there to be had."""
 
 from app.catalog.base import Column
-from app.catalog.measures import AGAINST_LABELS, AGAINST_TEACHER, MAY_BE_NEGATIVE, measures
+from app.catalog.measures import AGAINST_LABELS, AGAINST_TEACHER, MAY_BE_NEGATIVE, SHARES, measures
 from app.catalog.spec import Gate, Hinton, JobSpec, Limits
 from app.errors import Fault, InvalidSpec, WillNotFit, shown
 from app.services.planning.checks import Checks
@@ -83,11 +83,22 @@ def _check_gate(spec: JobSpec, gate: Gate, tables: Tables, place: int) -> None:
         detail = f"{gate.metric} needs labels, and no row of {tables.report.pin.reference} has one"
         fix = f"gate {' or '.join(AGAINST_TEACHER[answer])}, or give labeled test rows"
         raise InvalidSpec(detail, Fault(f"{where}/metric", "no_labels", detail, fix))
+    _check_reach(gate, where)
     if gate.min_ratio is not None and gate.metric in MAY_BE_NEGATIVE:
         detail = f"{gate.metric} may be negative, and a share of that says nothing"
         raise InvalidSpec(detail, Fault(f"{where}/min_ratio", "no_ratio", detail, "use min_difference"))
     if gate.versus is not None:
         _check_versus(spec, gate, tables, where)
+
+
+def _check_reach(gate: Gate, where: str) -> None:
+    """A share lies between 0 and 1, so a bar of 95 is none that anybody clears."""
+    for name, low in (("min", 0), ("max", 0), ("min_difference", -1)):
+        bar = getattr(gate, name)
+        if gate.metric in SHARES and bar is not None and not low <= bar <= 1:
+            detail = f"{gate.metric} is a share of 1, and {name} {bar:g} is outside of {low} to 1"
+            fix = "give a share of 1: 0.95 is 95 %"
+            raise InvalidSpec(detail, Fault(f"{where}/{name}", "out_of_reach", detail, fix))
 
 
 def _check_versus(spec: JobSpec, gate: Gate, tables: Tables, where: str) -> None:

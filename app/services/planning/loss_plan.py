@@ -1,11 +1,13 @@
 """Whether each loss gets what it compares: from the task, the teacher that it names, and the student."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from app.catalog.base import LOOKS, Architecture, Loss
-from app.catalog.features import LayerLoss
+from app.catalog.features import FeatureLoss, LayerLoss
+from app.catalog.inheritance import config_of
 from app.catalog.layer_paths import resolve
 from app.catalog.spec import LOSSES, JobSpec
 from app.db.tables import ModelVersion
@@ -25,8 +27,10 @@ def check_losses(spec: JobSpec, versions: Sequence[ModelVersion], tables: Tables
         checks.run("losses", at, _check_labels, spec, loss, tables)
         checks.run("losses", at, _check_teacher, spec, loss, versions, at)
         checks.run("losses", at, _check_tail, spec, loss, classes)
+        checks.run("losses", at, _check_maps, spec, loss)
         checks.run("losses", f"{at}/stage_epochs", _check_stage, spec, loss)
     checks.run("losses", "/losses", _check_after_stages, spec)
+    checks.run("losses", "/losses", _check_truth, spec)
 
 
 def check_layers(session: Session, spec: JobSpec, versions: Sequence[ModelVersion], checks: Checks) -> None:
@@ -50,13 +54,16 @@ def check_students(
             at = f"/losses/{place}"
             for _, one in spec.scheme.students(architecture):
                 checks.run("losses", at, _check_student, loss, wanted, one)
+                checks.run("losses", at, _check_heads, loss, wanted, one, versions)
             if len(spec.scheme.hops(architecture)) > 1:
                 checks.run("losses", at, _check_chain, spec, loss, architecture, versions)
 
 
 def _check_answers(spec: JobSpec, loss: Loss) -> None:
     if "logits" in loss.needs and spec.task.answer not in loss.answers:
-        fits = [name for name, one in LOSSES.items() if spec.task.answer in one.answers]
+        fits = [
+            name for name, one in LOSSES.items() if spec.task.answer in one.answers and "logits" in one.needs
+        ]
         holds = " or ".join(sorted(loss.answers))
         detail = f"{loss.kind} compares answers that are a {holds}"
         detail += f"; {spec.task.kind} answers with a {spec.task.answer}"
@@ -85,7 +92,8 @@ def _check_teacher(spec: JobSpec, loss: Loss, versions: Sequence[ModelVersion], 
         detail = (
             f"{loss.kind} names the teacher {place}; they are counted from 0 and there are {len(versions)}"
         )
-        raise _refused("no_such_teacher", detail, f"name one from 0 to {len(versions) - 1}", f"{at}/teacher")
+        known = f"one from 0 to {len(versions) - 1}" if len(versions) > 1 else "0"
+        raise _refused("no_such_teacher", detail, f"name {known}", f"{at}/teacher")
     version = versions[place]
     if missing := sorted(wanted - set(version.gives)):
         at = f"{at}/teacher" if len(versions) > 1 else at
@@ -102,6 +110,24 @@ def _check_student(loss: Loss, wanted: frozenset[str], architecture: Architectur
         )
         fix = "order a student that attends, such as vit, bert or distilbert, or choose a loss over features"
         raise _refused("needs_missing", detail, fix)
+
+
+def _check_heads(
+    loss: Loss, wanted: frozenset[str], architecture: Architecture, versions: Sequence[ModelVersion]
+) -> None:
+    """Attention is compared head by head."""
+    place = getattr(loss, "teacher", 0)
+    if "attentions" not in wanted or place >= len(versions):
+        return
+    mine, theirs = _heads(config_of(architecture)), _heads(versions[place].details.get("config") or {})
+    if mine and theirs and mine != theirs:
+        detail = f"{loss.kind} compares head by head: the student has {mine} heads and its teacher {theirs}"
+        fix = f"give the student {theirs} heads, or use hidden_mse or similarity"
+        raise _refused("other_heads", detail, fix)
+
+
+def _heads(config: Mapping[str, Any]) -> int | None:
+    return config.get("num_attention_heads") or config.get("n_heads")
 
 
 def _check_path(path: str, there: Sequence[str]) -> None:
@@ -137,16 +163,35 @@ def _check_tail(spec: JobSpec, loss: Loss, classes: int) -> None:
     raise _refused("lumped_classes", detail, f'set signals.top_k to "all", or choose one of {fits}')
 
 
+def _check_maps(spec: JobSpec, loss: Loss) -> None:
+    if spec.task.modality == "text" and isinstance(loss, FeatureLoss) and loss.maps_only:
+        detail = f"{loss.kind} compares maps, and the layers of texts show tokens"
+        raise _refused("no_maps", detail, "use a loss that takes tokens, such as hidden_mse or similarity")
+
+
+def _check_truth(spec: JobSpec) -> None:
+    """Students that know only each other agree on anything."""
+    if not spec.teachers and not any("labels" in one.needs and one.counts() for one in spec.terms()):
+        detail = "without a teacher only labels say what is right, and none of the losses reads them"
+        raise _refused("no_truth", detail, f"add {spec.task.own_loss}, or name a teacher")
+
+
 def _check_stage(spec: JobSpec, loss: Loss) -> None:
     first, epochs = getattr(loss, "stage_epochs", 0), spec.training.epochs
     if first >= epochs and first:
         detail = f"the first stage of {loss.kind} takes {first} epochs and the whole training {epochs}"
         raise _refused("stage_too_long", detail, "raise training.epochs, or shorten the stage")
+    if first and not loss.counts():
+        detail = f"{loss.kind} has a first stage of its own and no weight in it"
+        raise _refused("nothing_left", detail, "give it a weight above 0, or leave stage_epochs out")
 
 
 def _check_after_stages(spec: JobSpec) -> None:
     terms = spec.terms()
-    if all(getattr(form, "only_stage", False) and getattr(form, "stage_epochs", 0) for form in terms):
+    left = [
+        one for one in terms if not (getattr(one, "only_stage", False) and getattr(one, "stage_epochs", 0))
+    ]
+    if not any(one.counts() for one in left):
         detail = "after its first stage this job has no loss left to train by"
         raise _refused("nothing_left", detail, "add a loss without a stage, such as kd")
 
@@ -164,4 +209,6 @@ def _way_out(version: ModelVersion) -> str:
 
 
 def _refused(code: str, detail: str, fix: str, pointer: str = "") -> InvalidSpec:
-    return InvalidSpec(detail[:1].upper() + detail[1:], Fault(pointer, code, detail, fix))
+    first = detail.partition(" ")[0]
+    told = detail if first in LOSSES else detail[:1].upper() + detail[1:]  # the name of a loss stays as it is
+    return InvalidSpec(told, Fault(pointer, code, detail, fix))

@@ -25,6 +25,7 @@ class FactorTransfer(FeatureLoss):
         "61.8 against 64.6 without a teacher for vgg13 to MobileNetV2, CIFAR-100, RepDistiller's table"
     )
     usual_weight: ClassVar[float | None] = 200
+    maps_only: ClassVar[bool] = True
     paper: ClassVar[str] = (
         "Kim, Park and Kwak, 2018, Paraphrasing Complex Network: Network Compression via Factor Transfer"
     )

@@ -21,6 +21,7 @@ class MGD(FeatureLoss):
     """
 
     by_rows: ClassVar[bool] = True
+    maps_only: ClassVar[bool] = True
     paper: ClassVar[str] = "Yang et al., 2022, Masked Generative Distillation"
     definition: ClassVar[str] = (
         "alpha * sum_pairs sum (G(M * W Fs) - Ft)^2 / B, M = 0 at a share `mask` of positions"

@@ -19,6 +19,7 @@ class Review(FeatureLoss):
     """
 
     batch_statistic: ClassVar[bool] = True
+    maps_only: ClassVar[bool] = True
     paper: ClassVar[str] = "Chen et al., 2021, Distilling Knowledge via Knowledge Review"
     definition: ClassVar[str] = (
         "sum_levels sum_l w_l mean (pool_l(ABF(Fs)) - pool_l(Ft))^2 / sum_l w_l, "
