@@ -13,6 +13,11 @@ def shown(value: object, length: int = 60) -> str:
     return repr(text if len(text) <= length else text[:length] + "...")
 
 
+def sentence(text: str) -> str:
+    """It with a capital letter in front; names and values further on stay as they are."""
+    return text[:1].upper() + text[1:]
+
+
 def pointer(*parts: object) -> str:
     """The JSON pointer (RFC 6901) that leads through keys and places; long keys are shortened."""
     return "".join("/" + str(part)[:100].replace("~", "~0").replace("/", "~1") for part in parts)

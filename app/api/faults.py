@@ -24,6 +24,7 @@ _FORMS = {  # by how a pattern begins
     "^dataset:": "dataset:NAME, dataset:NAME@VERSION or either with #SPLIT behind it",
     f"^{NAME}$": "1 to 100 of a-z, 0-9, '.', '_' and '-', a letter or a digit first",
     "^[a-z][a-z0-9_-]": "1 to 64 of a-z, 0-9, '_' and '-', a letter first",
+    "^(/": "a JSON pointer into the spec, such as /losses/temperature",
     "^[A-Za-z0-9._-]": "1 to 64 letters, digits, '.', '_' and '-'",
     "^[A-Za-z0-9_.-]": "1 to 64 letters, digits, '_', '.' and '-'",
 }

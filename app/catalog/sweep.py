@@ -63,6 +63,10 @@ class FloatRange(Frozen):
         """The values that a spec is tried with, by their place in this form."""
         return {"low": self.low, "high": self.high}
 
+    def inside(self) -> float | None:
+        """A value between the ends, which no whole number is; None where all are steps."""
+        return None if self.step is not None else self.low + (self.high - self.low) / 3**0.5
+
 
 class IntRange(Frozen):
     """A whole number from low to high, both included."""

@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session
 from app.catalog.base import Frozen
 from app.catalog.measures import measures
 from app.catalog.spec import EXPORTS, Holdout, JobSpec
-from app.catalog.sweep import MOST_LABELS, SweepSpec, parts_of, spec_at, value_at
-from app.errors import Fault, Invalid, InvalidSpec, UnknownReference, pointer, shown
+from app.catalog.sweep import MOST_LABELS, FloatRange, SweepSpec, parts_of, spec_at, value_at
+from app.errors import Fault, Invalid, InvalidSpec, UnknownReference, pointer, sentence, shown
 from app.services import datasets, models
 from app.services.planning import plan as job_plan
 from app.services.planning.checks import Check, Checks
@@ -30,6 +30,7 @@ FIXED = {
     "/name": _APART,
     "/labels": _APART,
     "/output": _APART,
+    "/resources": _APART,
     "/evaluation": _YARDSTICK,
     "/data/validation": _YARDSTICK,
     "/data/test": _YARDSTICK,
@@ -155,15 +156,21 @@ def _check_pointer(order: SweepSpec, place: str) -> None:
     except LookupError as error:
         part, known = error.args
         detail = f"the spec has no {place}: {shown(part)} is not there"
+        entries = (
+            "there is entry 0 alone" if len(known) == 1 else f"there are the entries 0 to {len(known) - 1}"
+        )
         there = f"there are {', '.join(known[:30])}" if known else "nothing lies inside it"
+        there = entries if known == [str(one) for one in range(len(known))] and known else there
         fix = f"{there}; write a part that is null or left to its default into spec first"
-        raise InvalidSpec(detail.capitalize(), Fault(at, "unknown_pointer", detail, fix)) from None
+        raise InvalidSpec(sentence(detail), Fault(at, "unknown_pointer", detail, fix)) from None
 
 
 def _ends(order: SweepSpec) -> Iterator[tuple[str, Json]]:
     for place, form in order.space.items():
         for end, value in form.ends().items():
             yield f"{pointer('space', place)}/{end}", {place: value}
+        if isinstance(form, FloatRange) and (value := form.inside()) is not None:
+            yield pointer("space", place), {place: value}
 
 
 def _corners(order: SweepSpec) -> Iterator[Json]:
@@ -195,7 +202,7 @@ def _try(
         said = ", ".join(f"{place} = {shown(json.dumps(value))}" for place, value in values.items())
         detail = f"with {said} the spec cannot be carried out: {where} {worst.detail}"
         fix = worst.fix or "narrow the range, or take the value out"
-        raise type(error)(detail.capitalize(), Fault(at, worst.code, detail, fix)) from None
+        raise type(error)(sentence(detail), Fault(at, worst.code, detail, fix)) from None
 
 
 def _in_spec(node: Any, place: str) -> tuple[str, int]:

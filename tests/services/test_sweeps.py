@@ -184,6 +184,17 @@ def shop(sessions: Sessions, blobs: Blobs) -> Shop:
             "/space/~1student~1architecture/values/0",
             "cannot",
         ),
+        (
+            {"/training/epochs": {"kind": "float", "low": 2, "high": 4}},
+            "/space/~1training~1epochs",
+            "/training/epochs Input should be a valid integer",
+        ),
+        ({"/teachers/3/weight": RATIO}, "/space/~1teachers~13~1weight", "there is entry 0 alone"),
+        (
+            {"/resources/max_runtime_s": {"kind": "float", "low": 10, "high": 20}},
+            "/space/~1resources~1max_runtime_s",
+            "no part of the method",
+        ),
         ({"/training/seed": {"kind": "int", "low": 0, "high": 9}}, "/space/~1training~1seed", "held out"),
         ({"/data": {"kind": "choice", "values": [{}]}}, "/space/~1data", "measured by"),
         ({"/output/model": {"kind": "choice", "values": ["a", "b"]}}, "/space/~1output~1model", "no part"),
