@@ -16,10 +16,10 @@ NORMALIZED_BY_BATCH = frozenset(  # families with batch norm
 )  # fmt: skip
 
 _GAP = (
-    "Mirzadeh et al., 2020: what a student learns degrades when the gap to its teacher is large, and a network "
-    "of a size between bridges it; Cho and Hariharan, 2019: larger, more accurate teachers often do not make "
-    "better teachers. In RepDistiller's table for CIFAR-100 resnet110 teaches resnet20 no better than resnet56 "
-    "does, which is 2 points worse itself: 70.67 and 70.66"
+    "Mirzadeh et al., 2020: what a student learns degrades when the gap to its teacher is large, and a "
+    "network of a size between bridges it; Cho and Hariharan, 2019: larger, more accurate teachers often do "
+    "not make better teachers. In RepDistiller's table for CIFAR-100 resnet110 teaches resnet20 no better "
+    "than resnet56 does, which is 2 points worse itself: 70.67 and 70.66"
 )
 _WEIGHTS = (
     "RepDistiller's recipes for CIFAR-100, beside a cross-entropy of weight 1; how large the values of a "
