@@ -1,0 +1,29 @@
+"""The rows. Whoever wants to know the truth about a job, a model or a dataset reads it here."""
+
+from app.db.tables.access import Key, Project
+from app.db.tables.base import Base, Json
+from app.db.tables.search import Sweep, SweepTrial
+from app.db.tables.stock import Alias, Dataset, DatasetName, Model, ModelLayers, ModelVersion, Signals
+from app.db.tables.work import Event, Idempotency, Job, JobLabel, JobReference, MetricPoint
+
+__all__ = [
+    "Alias",
+    "Base",
+    "Dataset",
+    "DatasetName",
+    "Event",
+    "Idempotency",
+    "Job",
+    "JobLabel",
+    "JobReference",
+    "Json",
+    "Key",
+    "MetricPoint",
+    "Model",
+    "ModelLayers",
+    "ModelVersion",
+    "Project",
+    "Signals",
+    "Sweep",
+    "SweepTrial",
+]
