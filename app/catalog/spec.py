@@ -48,7 +48,8 @@ else:
         one_of, (LOSSES, TASKS, SCHEMES, EXPORTS, AUGMENTATIONS)
     )
 
-NAME = r"[a-z0-9][a-z0-9._-]{0,99}"
+MOST_LETTERS = 100  # of a name
+NAME = rf"[a-z0-9][a-z0-9._-]{{0,{MOST_LETTERS - 1}}}"
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
 AliasName = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_-]{0,63}$")]
 Text = Annotated[str, StringConstraints(max_length=200)]
@@ -254,6 +255,11 @@ class Training(Frozen):
     )
     finetune: Finetune = Finetune()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+
+def with_ending(name: str, ending: str) -> str:
+    """A model's name with an ending, for which a long one makes room."""
+    return name[: MOST_LETTERS - len(ending)] + ending
 
 
 def steps_of(rows: int, batch_size: int) -> int:

@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from app.catalog.base import Frozen, parse
-from app.catalog.spec import JobSpec, Text
+from app.catalog.spec import JobSpec, Text, with_ending
 
 MOST_TRIALS = 500
 MOST_LABELS = 30  # a job has 32, and a trial's job needs two for itself
@@ -232,7 +232,7 @@ class SweepSpec(Frozen):
         sent["name"] = f"{self.name or self.spec.name or sweep_id}, trial {number}"[-200:]
         sent["labels"] = {**self.spec.labels, **self.labels, "sweep": sweep_id, "trial": str(number)}
         model = self.spec.output.model
-        sent["output"] = {"model": f"{model[:70]}-{sweep_id}" if model else sweep_id}
+        sent["output"] = {"model": with_ending(model, f"-{sweep_id}") if model else sweep_id}
         evaluation = sent.get("evaluation", {})
         if "compare" not in evaluation:
             gates = [gate for gate in evaluation.get("gates", []) if gate.get("versus") != "control"]

@@ -10,6 +10,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.catalog.spec import with_ending
 from app.db.tables import Job, JobReference, Model, ModelVersion
 from app.services import models
 from app.services.models import Checkpoint
@@ -17,7 +18,6 @@ from app.services.transitions import Note, owner_change, owner_row
 
 OF_THE_DATA = frozenset({"train", "validation", "test", "unlabeled"})  # roles in a job
 OF_THE_ORDER = OF_THE_DATA | {"teacher", "initialize"}  # all others are students on the way
-MOST_LETTERS = 100  # of a model's name
 
 Json = dict[str, Any]
 
@@ -37,8 +37,7 @@ def role_of(column: str) -> str:
 
 def model_of(output: str, column: str) -> str:
     """The name under which a student on the way is registered: the job's own and its role."""
-    ending = f"-{role_of(column)}"
-    return output[: MOST_LETTERS - len(ending)] + ending
+    return with_ending(output, f"-{role_of(column)}")
 
 
 def finish(session: Session, job_id: str, attempt: int, output: str, hop: Hop) -> None:

@@ -282,6 +282,14 @@ def test_the_first_trial_is_the_spec_itself_and_an_ordinary_job(shop: Shop) -> N
     assert (job.name, trial.student_parameters) == ("warmth, trial 0", job.resolved["parameters"])
 
 
+def test_the_longest_name_leaves_room_for_the_sweeps(shop: Shop) -> None:
+    long = orders.spec(losses={"preset": "hinton"}, output={"model": "t" * 100})
+    sweep_id = shop.ordered(spec=long)
+    shop.step()
+    model = shop.claimed().resolved["spec"]["output"]["model"]
+    assert (len(model), model) == (100, f"{'t' * 69}-{sweep_id}")
+
+
 def test_a_control_that_the_spec_names_is_trained(shop: Shop) -> None:
     gate = {"metric": "accuracy", "versus": "control", "min_difference": 0.1}
     spec = orders.spec(losses={"preset": "hinton"})

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.catalog.base import Frozen
-from app.catalog.spec import JobSpec, PinnedModel, Resolved, SignalStore, steps_of
+from app.catalog.spec import JobSpec, PinnedModel, Resolved, SignalStore, steps_of, with_ending
 from app.db.tables import Job, ModelVersion
 from app.errors import Fault, Invalid, InvalidSpec
 from app.services.planning import data_plan, student_plan, teacher_plan
@@ -173,13 +173,13 @@ def _own_preprocessing(version: ModelVersion | None) -> dict[str, Any] | None:
 
 def _filled_in(spec: JobSpec, preprocessing: Any, store: SignalStore, stem: str) -> JobSpec:
     """stem: what the student is named after, where the spec does not name it."""
-    ending = f"-{spec.student.architecture.kind.replace('_', '-')}"
+    named = spec.output.model or with_ending(stem, f"-{spec.student.architecture.kind.replace('_', '-')}")
     return spec.model_copy(
         update={
             "task": spec.task.decided(preprocessing),
             "losses": spec.terms(),
             "signals": store,
-            "output": spec.output.model_copy(update={"model": spec.output.model or f"{stem}{ending}"[:100]}),
+            "output": spec.output.model_copy(update={"model": named}),
         }
     )
 
