@@ -103,6 +103,7 @@ def _checked(session: Session, settings: Settings, project_id: str, order: Sweep
     checks.run("objective", "/objective", _check_objective, order)
     for place in order.space:
         checks.run("pointer", pointer("space", place), _check_pointer, order, place)
+        checks.run("value", pointer("space", place), _check_unlike, session, project_id, order, place)
     if any(check.status == "fail" for check in checks.all):
         return checks
     tries = list(_ends(order))
@@ -163,6 +164,18 @@ def _check_pointer(order: SweepSpec, place: str) -> None:
         there = entries if known == [str(one) for one in range(len(known))] and known else there
         fix = f"{there}; write a part that is null or left to its default into spec first"
         raise InvalidSpec(sentence(detail), Fault(at, "unknown_pointer", detail, fix)) from None
+
+
+def _check_unlike(session: Session, project_id: str, order: SweepSpec, place: str) -> None:
+    """Two references may point at the same version today."""
+    ends = order.space[place].ends()
+    pinned = [_pinned(session, project_id, value) for value in ends.values()]
+    for number, end in enumerate(ends):
+        if pinned[number] in pinned[:number]:
+            given, found = (shown(json.dumps(value)) for value in (ends[end], pinned[number]))
+            detail = f"{given} means the same as another value: both are {found}"
+            fault = Fault(f"{pointer('space', place)}/{end}", "twice", detail, "leave one of them out")
+            raise InvalidSpec(sentence(detail), fault)
 
 
 def _ends(order: SweepSpec) -> Iterator[tuple[str, Json]]:

@@ -180,6 +180,11 @@ def shop(sessions: Sessions, blobs: Blobs) -> Shop:
             "no model 'nobody'",
         ),
         (
+            {"/teachers/0/model": {"kind": "choice", "values": ["model:botanist@1", "model:botanist"]}},
+            "/space/~1teachers~10~1model/values/1",
+            "both are '\"model:botanist@1\"'",
+        ),
+        (
             {"/student/architecture": {"kind": "choice", "values": [{"kind": "resnet"}]}},
             "/space/~1student~1architecture/values/0",
             "cannot",
