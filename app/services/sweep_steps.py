@@ -106,7 +106,7 @@ class _Step:
         value = best["value"] if best.get("metric") == metric else curve.get(best.get("step", -1))
         exports = report.get("exports", [])
         costs = {
-            "bytes": max((one["size"] for one in exports), default=None),
+            "bytes": max((file["size"] for one in exports for file in one["files"]), default=None),
             "latency_ms": min((ms for one in exports if (ms := _one_row_ms(one)) is not None), default=None),
         }
         against = self._seen.order.objective.against

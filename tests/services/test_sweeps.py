@@ -119,8 +119,12 @@ class Shop:
                 {"name": "student", "n": 60, "metrics": {"accuracy": {"value": 0.7, "low": 0.6, "high": 0.8}}}
             ],
             "exports": [
-                {"size": size, "runtime": "torch", "latency": []},
-                {"size": size + 7, "runtime": "onnxruntime", "latency": [{"batch": 1, "p50_ms": p50_ms}]},
+                {"files": [{"size": size}, {"size": 40}], "runtime": "torch", "latency": []},
+                {
+                    "files": [{"size": size + 7}],
+                    "runtime": "onnxruntime",
+                    "latency": [{"batch": 1, "p50_ms": p50_ms}],
+                },
             ],
         }
         blob = self.parts.blobs.put([json.dumps(report).encode()])
