@@ -48,10 +48,14 @@ class Tables:
         return min(round(rows * share), rows - 1)
 
     @property
+    def validation(self) -> Table:
+        """What the rows are taken from by which a step is chosen: validation, else training."""
+        return next((table for table in self.judging if table.pointer == "/data/validation"), self.train)
+
+    @property
     def report(self) -> Table:
-        """What the report's rows are taken from: test, else validation, else what is held out of training."""
-        by_pointer = {table.pointer: table for table in self.judging}
-        return by_pointer.get("/data/test") or by_pointer.get("/data/validation") or self.train
+        """What the report's rows are taken from: test, else those of the validation."""
+        return next((table for table in self.judging if table.pointer == "/data/test"), self.validation)
 
     @property
     def report_labeled(self) -> bool:

@@ -13,7 +13,7 @@ BYTES_A_WEIGHT = {"onnx_int8": 1}  # of an exported file; float32 else
 
 def check_evaluation(spec: JobSpec, tables: Tables, checks: Checks) -> None:
     """Metrics, gates and slices, against the task and against the rows that the report stands on."""
-    checks.run("metrics", "/training/early_stopping/metric", _check_watched, spec)
+    checks.run("metrics", "/training/early_stopping/metric", _check_watched, spec, tables)
     checks.run("losses", "/losses", _check_preset, spec)
     checks.run("signals", "/signals/dtype", _check_store, spec)
     for place, gate in enumerate(spec.evaluation.gates):
@@ -46,13 +46,28 @@ def slice_column(name: str, table: Table, label: str) -> tuple[str, Column]:
     return column, table.columns[column]
 
 
-def _check_watched(spec: JobSpec) -> None:
+def check_measured(spec: JobSpec, tables: Tables, metric: str) -> None:
+    """Whether the validation rows tell the metric. Raises InvalidSpec."""
+    answer, validation = spec.task.answer, tables.validation
+    if metric in AGAINST_LABELS[answer] and not tables.labeled_in(validation):
+        detail = f"{metric} needs labels, and no row of {validation.pin.reference} has one"
+        fix = "use auto, which asks the teachers instead, or give labeled validation rows"
+        raise InvalidSpec(detail, Fault("", "no_labels", detail, fix))
+    if metric in AGAINST_TEACHER[answer] and not spec.teachers:
+        detail = f"{metric} compares with a teacher, and the job has none"
+        raise InvalidSpec(detail, Fault("", "no_teacher", detail, "use auto, or name a teacher"))
+
+
+def _check_watched(spec: JobSpec, tables: Tables) -> None:
     stopping = spec.training.early_stopping
     known = AGAINST_LABELS[spec.task.answer]
-    if stopping is not None and stopping.metric not in ("auto", *known):
+    if stopping is None:
+        return
+    if stopping.metric not in ("auto", *known):
         detail = f"{spec.task.kind} has no {stopping.metric}"
         fix = f"choose auto, or one of {', '.join(known)}"
         raise InvalidSpec(detail, Fault("", "unknown_metric", detail, fix))
+    check_measured(spec, tables, stopping.metric)
 
 
 def _check_preset(spec: JobSpec) -> None:

@@ -29,10 +29,8 @@ def find(session: Session, project_id: str, spec: JobSpec, checks: Checks) -> li
 
 def check_labels_alone(spec: JobSpec, tables: Tables) -> None:
     """A job without teachers learns from labels, and is measured by them. Raises InvalidSpec."""
-    validation = [table for table in tables.judging if table.pointer == "/data/validation"]
-    unlabeled = [table.pin.reference for table in validation if not tables.labeled_in(table)]
-    if not tables.labeled:
-        unlabeled = [tables.train.pin.reference]
+    needed = (tables.train, tables.validation)
+    unlabeled = [table.pin.reference for table in needed if not tables.labeled_in(table)]
     if not spec.teachers and unlabeled:
         detail = f"without a teacher there must be labels, and no row of {unlabeled[0]} has one"
         fault = Fault("/teachers", "no_labels", detail, "name a teacher, or give labeled rows")
