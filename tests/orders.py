@@ -49,6 +49,17 @@ def dataset(session: Session, project_id: str = PROJECT, name: str = "iris", row
     return datasets.create(session, project_id, name, prepared)[0]
 
 
+def unlabeled(session: Session, project_id: str = PROJECT, name: str = "bare") -> str:
+    """A dataset like `iris` whose rows have no label; its reference."""
+    bare = dataset(session, project_id, name)
+    profile = {**bare.profile, "splits": {}}
+    for split, told in bare.profile["splits"].items():
+        columns = {**told["columns"], "species": {**told["columns"]["species"], "counts": {}}}
+        profile["splits"][split] = {**told, "columns": columns}
+    bare.profile = profile
+    return f"dataset:{name}#train"
+
+
 def teacher(
     session: Session, project_id: str = PROJECT, name: str = "botanist", **changes: Any
 ) -> ModelVersion:

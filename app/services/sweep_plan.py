@@ -102,7 +102,8 @@ def _checked(session: Session, settings: Settings, project_id: str, order: Sweep
     checks = Checks()
     checks.run("spec", "/spec", _resolve, session, settings, project_id, order.spec, "/spec")
     checks.run("labels", "/labels", _check_labels, order)
-    checks.run("objective", "/objective", _check_objective, session, project_id, order)
+    checks.run("objective", "/objective", _check_objective, order)
+    checks.run("objective", "/objective/metric", _check_measured, session, project_id, order)
     for place in order.space:
         checks.run("pointer", pointer("space", place), _check_pointer, order, place)
         checks.run("value", pointer("space", place), _check_unlike, session, project_id, order, place)
@@ -134,19 +135,23 @@ def _check_labels(order: SweepSpec) -> None:
         raise InvalidSpec(detail.capitalize(), Fault("/labels", "too_many", detail, "leave some out"))
 
 
-def _check_objective(session: Session, project_id: str, order: SweepSpec) -> None:
+def _check_objective(order: SweepSpec) -> None:
     known = measures(order.spec.task.answer)
     metric, kinds = order.objective.metric, [export.kind for export in order.spec.exports]
     if metric != "auto" and metric not in known:
         detail = f"{order.spec.task.kind} has no {metric}"
         fix = f"use auto, or one of {', '.join(known)}"
         raise InvalidSpec(detail, Fault("/objective/metric", "unknown_metric", detail, fix))
-    if tables := data_plan.look(session, project_id, order.spec.data, order.spec.task, Checks()):
-        check_measured(order.spec, tables, metric)
     if order.objective.against == "latency_ms" and not any(EXPORTS[kind].serves for kind in kinds):
         detail = f"latency is measured as the student is served, and none of {', '.join(kinds)} can be served"
         fix = 'add {"kind": "onnx"} to spec.exports'
         raise InvalidSpec(detail.capitalize(), Fault("/objective/against", "not_served", detail, fix))
+
+
+def _check_measured(session: Session, project_id: str, order: SweepSpec) -> None:
+    tables = data_plan.look(session, project_id, order.spec.data, order.spec.task, Checks())
+    if tables is not None:
+        check_measured(order.spec, tables, order.objective.metric)
 
 
 def _check_pointer(order: SweepSpec, place: str) -> None:

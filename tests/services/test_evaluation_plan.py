@@ -130,6 +130,16 @@ def test_what_numbers_do_not_have(shop: Session, changes: dict[str, Any], pointe
     assert where(refused(shop, **{**NUMBERS, **changes})) == [pointer]
 
 
+def test_a_step_is_chosen_by_labels_only_where_there_are_some(shop: Session) -> None:
+    data = {"train": "dataset:iris#train", "test": "dataset:iris#test", "validation": orders.unlabeled(shop)}
+    stopping = {"early_stopping": {"metric": "macro_f1"}}
+    error = refused(shop, data=data, training=stopping)
+    assert where(error) == ["/training/early_stopping/metric"]
+    assert error.faults[0].detail == "macro_f1 needs labels, and no row of dataset:bare@1#train has one"
+    assert planned(shop, data=data, training={"early_stopping": {}}).ok
+    assert planned(shop, training=stopping).ok
+
+
 def test_the_preset_without_a_temperature_and_metrics_of_numbers_are_fine(shop: Session) -> None:
     found = planned(
         shop,

@@ -51,17 +51,6 @@ def pointers(error: Invalid) -> list[str]:
     return [fault.pointer for fault in error.faults]
 
 
-def without_labels(shop: Session, name: str = "bare") -> str:
-    """A dataset whose rows have none."""
-    bare = orders.dataset(shop, name=name)
-    profile = {**bare.profile, "splits": {}}
-    for split, told in bare.profile["splits"].items():
-        columns = {**told["columns"], "species": {**told["columns"]["species"], "counts": {}}}
-        profile["splits"][split] = {**told, "columns": columns}
-    bare.profile = profile
-    return f"dataset:{name}#train"
-
-
 # ---- label maps
 
 
@@ -137,7 +126,7 @@ def test_other_schemes_need_one(shop: Session, kind: str) -> None:
 
 
 def test_without_teachers_there_must_be_labels_to_learn_from_and_to_be_measured_by(shop: Session) -> None:
-    bare = without_labels(shop)
+    bare = orders.unlabeled(shop)
     losses = [{"kind": "kd", "temperature": 1}, {"kind": "cross_entropy"}]
     assert "/teachers" in pointers(refused(shop, **ALONE, losses=losses, data={"train": bare}))
     data = {"train": "dataset:iris#train", "validation": bare}
@@ -206,7 +195,7 @@ def test_the_steps_of_all_trainings_are_estimated(
 
 def test_a_last_stage_on_labels_needs_labels(shop: Session) -> None:
     training = {"batch_size": 16, "finetune": {"epochs": 1}}
-    data = {"train": without_labels(shop)}
+    data = {"train": orders.unlabeled(shop)}
     error = refused(shop, training=training, losses=[{"kind": "kd"}], data=data)
     assert pointers(error) == ["/training/finetune/epochs"]
 

@@ -255,6 +255,25 @@ def test_the_spec_itself_and_the_objective_are_looked_at_too(shop: Shop) -> None
     assert [fault.pointer for fault in refused.value.faults] == ["/objective/against"]
 
 
+def test_an_objective_that_no_trial_could_measure_is_refused(shop: Shop) -> None:
+    alone = orders.spec(
+        teachers=[], scheme={"kind": "self_ema"}, losses=[{"kind": "cross_entropy"}, {"kind": "kd"}]
+    )
+    weight = {"/losses/1/weight": RATIO}
+    shop.ordered(spec=alone, space=weight)
+    with pytest.raises(Invalid) as refused:
+        shop.ordered(spec=alone, space=weight, objective={"metric": "kl"})
+    assert [(fault.pointer, fault.code) for fault in refused.value.faults] == [
+        ("/objective/metric", "no_teacher")
+    ]
+    with shop.parts.sessions.write() as session:
+        data = {"train": "dataset:iris#train", "validation": orders.unlabeled(session)}
+    bare = orders.spec(losses={"preset": "hinton"}, data=data)
+    shop.ordered(spec=bare, objective={"metric": "kl"})
+    with pytest.raises(Invalid, match="accuracy needs labels, and no row of dataset:bare@1#train has one"):
+        shop.ordered(spec=bare, objective={"metric": "accuracy"})
+
+
 def test_a_plan_tells_the_trials_and_what_is_wrong(shop: Shop) -> None:
     with shop.parts.sessions.read() as session:
         good = SweepSpec.model_validate(
