@@ -210,8 +210,10 @@ def test_logits_of_tokens_are_those_of_the_rows_that_they_would_make(subject: Su
     assert rows.labels is not None
     mask = torch.tensor([[True, False, True], [True, True, False]])
     tokens, taught = (one.map(lambda tensor: tensor.view(2, 3, -1)) for one in (mine, theirs))
-    found = value(subject, tokens, taught, Batch(labels=rows.labels.view(2, 3), mask=mask))
-    assert torch.equal(found, value(subject, mine, theirs, batch(subject, mask=mask.flatten())))
+    for counted, flat in ((mask, mask.flatten()), (None, None)):
+        found = value(subject, tokens, taught, Batch(labels=rows.labels.view(2, 3), mask=counted))
+        expected = value(subject, mine, theirs, batch(subject, mask=flat))
+        assert found.item() == pytest.approx(expected.item(), rel=1e-12)
 
 
 def hard(name: str) -> Callable[[Sequence[int]], Tensor]:

@@ -32,10 +32,10 @@ class DIST(Loss):
     def formula(self, student: Outputs, teacher: Outputs, batch: Batch) -> "Tensor":
         assert student.logits is not None
         assert teacher.logits is not None
-        q = (student.logits / self.temperature).softmax(-1)
-        p = (teacher.logits / self.temperature).softmax(-1)
+        q = (student.logits / self.temperature).softmax(-1).flatten(0, -2)
+        p = (teacher.logits / self.temperature).softmax(-1).flatten(0, -2)
         within_rows = 1 - pearson(q, p).mean()
-        within_classes = 1 - pearson(q.transpose(0, 1), p.transpose(0, 1)).mean()
+        within_classes = 1 - pearson(q.T, p.T).mean()
         return (self.beta * within_rows + self.gamma * within_classes) * self.temperature**2
 
 
