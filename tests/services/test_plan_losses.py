@@ -201,6 +201,8 @@ def test_a_wide_gap_suggests_an_assistant_or_dist(shop: Session) -> None:
     assert checked(shop, {"kind": "dist"}, teachers="giant") == []
     between = {"kind": "teacher_assistant", "assistants": [{"kind": "mlp", "hidden_sizes": [16]}]}
     assert checked(shop, KD, teachers="giant", scheme=between) == []
+    (again,) = checked(shop, KD, teachers="giant", scheme={"kind": "born_again"})
+    assert again == warning
 
 
 def test_parts_of_a_batch_are_not_the_batch_for_every_loss(shop: Session) -> None:

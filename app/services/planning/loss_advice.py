@@ -67,10 +67,13 @@ def _about_the_weight(spec: JobSpec, loss: Loss, pointer: str, checks: Checks) -
 
 
 def _about_the_gap(spec: JobSpec, teachers: Sequence[PinnedModel], parameters: int, checks: Checks) -> None:
-    """Of networks: what a black box counts says little of it."""
+    """Of networks: what a black box counts says little of it. Where it is not the student itself that the
+    teachers teach first, something stands in the gap."""
     networks = [one.parameters for one in teachers if one.format != "onnx"]
     matched = [one.kind for one in spec.terms() if one.needs == {"logits"} and one.kind != "dist"]
-    if not networks or not matched or len(spec.scheme.hops(spec.student.architecture)) > 1:
+    architecture = spec.student.architecture
+    _, first = spec.scheme.hops(architecture)[0][-1]
+    if not networks or not matched or first != architecture:
         return
     times = min(networks) / parameters
     if times >= WIDE_GAP:
