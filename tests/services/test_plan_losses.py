@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import Session
 
-from app.catalog.spec import ARCHITECTURES, LOSSES, JobSpec
+from app.catalog.spec import ARCHITECTURES, LOSSES, JobSpec, PinnedModel
 from app.db.session import Sessions
 from app.db.tables import ModelLayers, ModelVersion, Project
 from app.errors import Invalid
-from app.services.planning.checks import Check
+from app.services.planning.checks import Check, Checks
+from app.services.planning.loss_advice import _about_families
 from app.services.planning.loss_plan import _check_heads, _check_maps
 from app.services.planning.plan import plan, resolve
 from app.settings import Settings
@@ -175,6 +176,21 @@ def test_unlike_families_are_warned_of_with_what_was_measured(shop: Session) -> 
     assert "mlp from resnet" in warning.detail
     assert "59.4 against 64.6" in warning.evidence
     assert checked(shop, KD, {"kind": "similarity", "weight": 3000}, teachers="convnet") == []
+
+
+def test_unlike_families_within_a_chain_are_warned_of_too() -> None:
+    form = {"kind": "attention_transfer", "weight": 1000}
+    chain = spec(
+        form,
+        task={"kind": "image_classification"},
+        student={"architecture": {"kind": "resnet"}},
+        scheme={"kind": "teacher_assistant", "assistants": [{"kind": "convnext"}]},
+    )
+    checks = Checks()
+    teachers = [PinnedModel.model_construct(family="resnet")]
+    _about_families(chain, chain.terms()[0], "/losses/0", teachers, checks)
+    (warning,) = checks.all
+    assert "convnext from resnet" in warning.detail
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What is known to go wrong with losses that are allowed, with the evidence for it."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from math import log10
 
 from app.catalog.base import Architecture, Loss
@@ -39,11 +40,15 @@ def advise_losses(spec: JobSpec, teachers: Sequence[PinnedModel], parameters: in
 def _about_families(
     spec: JobSpec, loss: Loss, pointer: str, teachers: Sequence[PinnedModel], checks: Checks
 ) -> None:
+    """Of the first who learns from one of another family: a student on the way may be it."""
     place = getattr(loss, "teacher", 0)
     if not loss.across_families or place >= len(teachers):
         return
-    mine, theirs = family_of(spec.student.architecture), teachers[place].family
-    if mine != theirs:
+    hops = spec.scheme.hops(spec.student.architecture)
+    families = [teachers[place].family, *(family_of(hop[-1][1]) for hop in hops)]
+    unlike = next((pair for pair in pairwise(families) if pair[0] != pair[1]), None)
+    if unlike is not None:
+        theirs, mine = unlike
         detail = f"{loss.kind} between unlike families, {mine} from {theirs}, may leave the student worse off"
         fix = "use kd, similarity or crd, which hold across families, or a student of the teacher's family"
         checks.warn("losses", "unlike_families", pointer, detail, fix, evidence=loss.across_families)
