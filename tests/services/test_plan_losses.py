@@ -1,7 +1,8 @@
 """What a plan says of losses: whom they need, what they cannot have, and what is known to go wrong."""
 
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from sqlalchemy.orm import Session
@@ -187,8 +188,8 @@ def test_unlike_families_within_a_chain_are_warned_of_too() -> None:
         scheme={"kind": "teacher_assistant", "assistants": [{"kind": "convnext"}]},
     )
     checks = Checks()
-    teachers = [PinnedModel.model_construct(family="resnet")]
-    _about_families(chain, chain.terms()[0], "/losses/0", teachers, checks)
+    teacher = cast("PinnedModel", SimpleNamespace(family="resnet"))
+    _about_families(chain, chain.terms()[0], "/losses/0", [teacher], checks)
     (warning,) = checks.all
     assert "convnext from resnet" in warning.detail
 
