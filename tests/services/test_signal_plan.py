@@ -112,7 +112,7 @@ def test_augmentation_is_warned_of_by_what_it_costs_and_views_are_not(shop: Sess
     live = planned(shop, **of_pictures(data={"augment": [CROP, {"kind": "mixup"}]}))
     assert "teachers_each_step" in warned(live)
     (told,) = [check for check in live.checks if check.code == "teachers_each_step"]
-    assert "1.6 to 10 times" in told.detail
+    assert "1.6 to 10 times" in told.evidence
     assert "data.views" in told.fix
     assert "teachers_each_step" not in warned(
         planned(shop, **of_pictures(data={"augment": [CROP], "views": 4}))
@@ -151,8 +151,8 @@ def test_a_loss_that_looks_at_every_class_is_refused_where_they_are_lumped(shop:
     for loss in ({"kind": "dist"}, {"kind": "kd", "standardize": True}):
         assert refused(shop, **order, losses=[loss]) == ("/losses/0", "lumped_classes")
         assert resolved(shop, **order, losses=[loss], signals={"top_k": "all"})
-    hot = planned(shop, **order)
-    assert "softened_tail" in warned(hot)
+    (told,) = [check for check in planned(shop, **order).checks if check.code == "softened_tail"]
+    assert "0.9 at 4" in told.evidence
     assert "softened_tail" not in warned(planned(shop, **order, losses=[{"kind": "kd", "temperature": 1}]))
 
 

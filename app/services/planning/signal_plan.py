@@ -11,8 +11,11 @@ from app.services.planning.checks import Checks
 FEW_CLASSES = 1000  # up to so many, every class' answer is stored
 KEPT_CLASSES = 50  # of more than that, unless the spec says how many
 FULL_BYTES = 1 << 30  # of answers in float32; what would be more is stored in float16
-TAIL = "with 50 of 20,000 classes as frequent as words the gradient is off by 0.1 at 1, 0.5 at 2, 0.9 at 4"
-COST = "1.6 to 10 times a step that reads stored answers (CIFAR pairs on a CPU)"
+_TAIL = (
+    "With 50 of 20,000 classes as frequent as words the gradient is off by 0.1 at temperature 1, by 0.5 at 2 "
+    "and by 0.9 at 4"
+)
+_COST = "CIFAR pairs on a CPU: such a step took 1.6 to 10 times one that reads stored answers"
 
 
 def check_augmentation(
@@ -68,9 +71,9 @@ def advise_on_signals(spec: JobSpec, teachers: Sequence[PinnedModel], rows: int,
     """spec: with every default filled in."""
     data, kept = spec.data, spec.signals.top_k
     if data.augment and data.views is None and teachers:
-        detail = f"rows are drawn anew in each epoch, so the teachers answer in every step, at {COST}"
+        detail = "rows are drawn anew in each epoch, so the teachers answer in every step"
         fix = "set data.views to a few views a row, whose answers are stored once and for every later job"
-        checks.warn("augment", "teachers_each_step", "/data/augment", detail, fix)
+        checks.warn("augment", "teachers_each_step", "/data/augment", detail, fix, evidence=_COST)
     if data.views and data.views > spec.training.epochs:
         detail = f"{data.views} views are asked for, and {spec.training.epochs} epochs use one each"
         checks.warn("views", "unused_views", "/data/views", detail, f"order {spec.training.epochs} or fewer")
@@ -90,9 +93,8 @@ def _advise_on_tail(spec: JobSpec, kept: int, checks: Checks) -> None:
         detail = (
             f"{kept} classes are kept, and at temperature {max(hot):g} much of the mass lies in the others"
         )
-        detail += f": {TAIL}"
         fix = "use temperature 1, or keep more classes with signals.top_k"
-        checks.warn("signals", "softened_tail", "/signals/top_k", detail, fix)
+        checks.warn("signals", "softened_tail", "/signals/top_k", detail, fix, evidence=_TAIL)
 
 
 def _hottest(temperature: Any) -> float:
