@@ -33,6 +33,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "akl": [{"mu": 0.9}],
     "wsld": [{"temperature": 1.0}],
     "tvd": [{"temperature": 3.0}],
+    "ranking": [{"interesting": 2, "uninteresting": 2}],
 }
 
 

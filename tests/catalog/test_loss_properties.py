@@ -27,7 +27,7 @@ from tests.catalog.samples import (
     value,
 )
 
-NOT_ZERO_AT_IDENTITY = {"cross_entropy", "task", "wsld", "vid", "crd", "ab"}
+NOT_ZERO_AT_IDENTITY = {"cross_entropy", "task", "wsld", "vid", "crd", "ab", "ranking"}
 MAY_BE_NEGATIVE = {"vid"}  # a likelihood
 DETACHED_WEIGHTS = {"akl", "wsld"}  # no slope, then; test_losses.py has the references' gradients
 REBUILT = "paraphrasers"  # parts that learn by rebuilding the teacher alone

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from app.catalog.base import Batch, Loss, Outputs
-from app.catalog.losses import dist, kd, margin_mse
+from app.catalog.losses import dist, kd, margin_mse, ranking
 from app.catalog.spec import LOSSES
 from tests.catalog.golden import CASES, LABELS, Golden, difference, wave
 
@@ -198,6 +198,27 @@ def test_margin_mse_sees_margins_alone() -> None:
         ((2 - 1) ** 2 + (3 - 4) ** 2) / 2
     )
     assert margin_mse.value(list(by_hand[0].unbind(-1)), by_hand[1:]).item() == pytest.approx(1)
+
+
+def test_ranking_is_the_likelihood_of_the_teachers_order() -> None:
+    for interesting, uninteresting in ((3, 7), (10, 40), (1, 9), (4, 0)):
+        expected = 0.0
+        for row, order in zip(STUDENT, TEACHER.argsort(-1, descending=True), strict=True):
+            best, rest = row[order[:interesting]], row[order[interesting : interesting + uninteresting]]
+            for k, score in enumerate(best):
+                expected -= (score - (best[k:].exp().sum() + rest.exp().sum()).log()).item() / len(STUDENT)
+        found = both("ranking", interesting=interesting, uninteresting=uninteresting)
+        assert found == pytest.approx(expected, rel=1e-12)
+    assert both("ranking", 1e6 * TEACHER) == pytest.approx(0, abs=1e-9)
+    table = ranking.value([STUDENT], [TEACHER], interesting=3)
+    assert torch.equal(ranking.value(list(STUDENT.unbind(-1)), [TEACHER], interesting=3), table)
+
+
+def test_ranking_takes_the_rest_evenly_over_the_teachers_ranking() -> None:
+    scores = torch.arange(101.0, 0, -1)
+    chosen = [1 + place for place in (12, 37, 62, 87)]
+    found = ranking.value([scores[None] / 50], [scores[None]], interesting=1, uninteresting=4).item()
+    assert found == pytest.approx(-(scores[[0, *chosen]] / 50).log_softmax(0)[0].item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
