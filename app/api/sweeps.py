@@ -40,12 +40,8 @@ def submit_sweep(
     order: SweepSpec, parts: PartsDep, principal: PrincipalDep, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Accepts a search. Its trials are ordinary jobs, with the labels `sweep` and `trial`."""
-    project_id = principal.project_id
-    with parts.sessions.read() as session:
-        resolved = sweep_plan.resolve(session, parts.settings, project_id, order)
-    with parts.sessions.write() as session:
-        sweep = sweeps.create(session, project_id, order, resolved, idempotency_key)
-    return _answer(_seen(parts, project_id, sweep.id))
+    sweep_id = sweeps.submit(parts, principal.project_id, order, idempotency_key)
+    return _answer(_seen(parts, principal.project_id, sweep_id))
 
 
 def filters(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -23,21 +23,24 @@ def once(
     """
     too_old = Idempotency.created_at < db_now(-KEPT_S)
     session.execute(delete(Idempotency).where(Idempotency.project_id == project_id, too_old))
-    if known := _known(session, project_id, key, digest):
-        return known
+    if made := known(session, project_id, key, digest):
+        return made
     try:
         with session.begin_nested():
             row = Idempotency(project_id=project_id, key=key, body_digest=digest, **make())
             session.add(row)
         return row
     except IntegrityError:  # the same key arrived twice at once, and the other one won
-        if known := _known(session, project_id, key, digest):
-            return known
+        if made := known(session, project_id, key, digest):
+            return made
         raise
 
 
-def _known(session: Session, project_id: str, key: str, digest: str) -> Idempotency | None:
-    row = session.get(Idempotency, (project_id, key), populate_existing=True)
+def known(session: Session, project_id: str, key: str, digest: str) -> Idempotency | None:
+    """What was made under this key in the last 24 hours. Raises IdempotencyKeyReused for another body."""
+    fresh = Idempotency.created_at >= db_now(-KEPT_S)
+    named = select(Idempotency).where(Idempotency.project_id == project_id, Idempotency.key == key, fresh)
+    row = session.scalar(named.execution_options(populate_existing=True))
     if row is not None and row.body_digest != digest:
         raise IdempotencyKeyReused(
             f"Idempotency-Key {shown(key)} was used for another body. Send a new key with a new one."

@@ -15,7 +15,9 @@ from app.db.dialect import TERMINAL, db_now
 from app.db.ids import new_id
 from app.db.tables import Sweep, SweepTrial
 from app.errors import NotFound, StateConflict, shown
-from app.services.idempotency import once
+from app.ports.parts import Parts
+from app.services import sweep_plan
+from app.services.idempotency import known, once
 
 Json = dict[str, Any]
 
@@ -36,35 +38,26 @@ class Filters:
     q: str | None = None
 
 
-def create(
-    session: Session, project_id: str, order: SweepSpec, resolved: Json, idempotency_key: str | None = None
-) -> Sweep:
-    """A running sweep without a trial yet, or the one that the same Idempotency-Key made. resolved: of
-    sweep_plan.resolve. Raises IdempotencyKeyReused."""
+def submit(parts: Parts, project_id: str, order: SweepSpec, key: str | None = None) -> str:
+    """The id of a running sweep without a trial yet, or of the one that the same Idempotency-Key made in the
+    last 24 hours. It is planned before anything is locked, for that takes its time.
+
+    Raises IdempotencyKeyReused for another order under a known key, and what sweep_plan.resolve raises.
+    """
     sent = order.model_dump(mode="json", exclude_unset=True)
-
-    def make() -> Sweep:
-        hours = order.budget.max_hours
-        sweep = Sweep(
-            id=new_id("swp"),
-            project_id=project_id,
-            name=order.name or order.spec.name,
-            spec=sent,
-            resolved=resolved,
-            seed=order.seed,
-            metric=None if order.objective.metric == "auto" else order.objective.metric,
-            deadline_at=None if hours is None else db_now(hours * 3600),
-        )
-        session.add(sweep)
-        session.flush()
-        session.refresh(sweep)
-        return sweep
-
-    if idempotency_key is None:
-        return make()
     digest = sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
-    row = once(session, project_id, idempotency_key, digest, lambda: {"sweep_id": make().id})
-    return session.get_one(Sweep, row.sweep_id)
+    with parts.sessions.read() as session:
+        if key is not None and (made := known(session, project_id, key, digest)):
+            return str(made.sweep_id)
+        resolved = sweep_plan.resolve(session, parts.settings, project_id, order)
+    with parts.sessions.write() as session:
+
+        def make() -> str:
+            return _insert(session, project_id, order, sent, resolved)
+
+        if key is None:
+            return make()
+        return str(once(session, project_id, key, digest, lambda: {"sweep_id": make()}).sweep_id)
 
 
 def get(session: Session, project_id: str, sweep_id: str) -> Counted:
@@ -163,6 +156,23 @@ def _quality(trial: SweepTrial, metric: str | None) -> float:
 
 
 # ---- rows
+
+
+def _insert(session: Session, project_id: str, order: SweepSpec, sent: Json, resolved: Json) -> str:
+    hours = order.budget.max_hours
+    sweep = Sweep(
+        id=new_id("swp"),
+        project_id=project_id,
+        name=order.name or order.spec.name,
+        spec=sent,
+        resolved=resolved,
+        seed=order.seed,
+        metric=None if order.objective.metric == "auto" else order.objective.metric,
+        deadline_at=None if hours is None else db_now(hours * 3600),
+    )
+    session.add(sweep)
+    session.flush()
+    return sweep.id
 
 
 def _named(session: Session, project_id: str, sweep_id: str) -> Sweep:

@@ -17,6 +17,7 @@ from app.ports.blobs import Blobs
 from app.ports.parts import Parts
 from app.ports.predictor import Predictor
 from app.services import (
+    aliases,
     job_records,
     jobs,
     lineage,
@@ -27,6 +28,7 @@ from app.services import (
     sweep_steps,
     sweeps,
 )
+from app.services.aliases import Condition
 from app.services.jobs import Point
 from app.services.search import Tried
 from app.services.transitions import PHASES
@@ -69,11 +71,7 @@ class Shop:
             orders.stock(session)
 
     def ordered(self, key: str | None = None, **changes: Any) -> str:
-        form = SweepSpec.model_validate(order(**changes))
-        with self.parts.sessions.read() as session:
-            resolved = sweep_plan.resolve(session, self.parts.settings, PROJECT, form)
-        with self.parts.sessions.write() as session:
-            return sweeps.create(session, PROJECT, form, resolved, key).id
+        return sweeps.submit(self.parts, PROJECT, SweepSpec.model_validate(order(**changes)), key)
 
     def step(self) -> None:
         sweep_steps.advance(self.parts)
@@ -649,10 +647,15 @@ def test_a_lower_log_loss_is_the_better_one(shop: Shop) -> None:
 
 
 def test_the_same_key_gives_the_same_sweep_and_another_body_is_refused(shop: Shop) -> None:
-    first = shop.ordered(key="k")
-    assert shop.ordered(key="k") == first
+    spec = orders.spec(losses={"preset": "hinton"}, teachers=[{"model": "model:botanist@champion"}])
+    with shop.parts.sessions.write() as session:
+        aliases.set_alias(session, PROJECT, "botanist", "champion", version=1, condition=Condition())
+    first = shop.ordered(key="k", spec=spec)
+    with shop.parts.sessions.write() as session:
+        aliases.delete_alias(session, PROJECT, "botanist", "champion", condition=Condition())
+    assert shop.ordered(key="k", spec=spec) == first
     with pytest.raises(IdempotencyKeyReused):
-        shop.ordered(key="k", seed=7)
+        shop.ordered(key="k", spec=spec, seed=7)
     with pytest.raises(IdempotencyKeyReused), shop.parts.sessions.write() as session:
         orders.submit(session, Settings(), "k")
 
