@@ -32,7 +32,7 @@ from app.db.migrate import upgrade
 from app.db.tables import Job, Project
 from app.intake.profile import Profile
 from app.ports.parts import Parts
-from app.services import datasets, jobs, models, submission
+from app.services import claims, datasets, models, submission
 from app.services.datasets import Prepared, StoredSplit
 from app.services.models import Checkpoint
 from app.settings import Settings
@@ -157,7 +157,7 @@ def carried_out(parts: Parts, data: str, dtype: str) -> float:
     with parts.sessions.write() as session:
         submission.submit(session, parts.settings, PROJECT, JobSpec.model_validate(spec))
     with parts.sessions.write() as session:
-        job = jobs.claim(session, "bench", ("cpu",), 3600.0)
+        job = claims.claim(session, "bench", ("cpu",), 3600.0)
     assert job is not None
     before = anonymous_mb()
     with sampled() as samples:

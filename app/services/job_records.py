@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Row, Select, and_, func, or_, select
+from sqlalchemy import ColumnElement, Row, Select, or_, select
 from sqlalchemy.orm import Session
 
 from app.db.dialect import now
 from app.db.tables import Event, Job, JobLabel, JobReference, MetricPoint, ModelVersion
 from app.errors import NotFound, StateConflict, shown
-from app.services import models
+from app.services import claims, models
 
 
 @dataclass(frozen=True)
@@ -109,17 +109,7 @@ def _shown() -> Select[Job, int | None]:
 
 def _record(session: Session, row: Row[Job, int | None]) -> Record:
     job, version = row
-    return Record(job, version, _ahead(session, job) if job.status == "queued" else 0)
-
-
-def _ahead(session: Session, job: Job) -> int:
-    earlier = or_(
-        Job.priority > job.priority,
-        and_(Job.priority == job.priority, Job.created_at < job.created_at),
-        and_(Job.priority == job.priority, Job.created_at == job.created_at, Job.id < job.id),
-    )
-    count = select(func.count()).select_from(Job).where(Job.status == "queued", earlier)
-    return session.scalar(count) or 0
+    return Record(job, version, claims.ahead(session, job) if job.status == "queued" else 0)
 
 
 def _conditions(session: Session, project_id: str, filters: Filters) -> list[ColumnElement[bool]]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.orm import Session
 
 from app.catalog.spec import Resolved
@@ -28,7 +28,6 @@ from app.services.transitions import (
     owned_by,
     owner_change,
     owner_row,
-    pending,
 )
 
 BACKOFF_S = 5.0  # doubled with each failure
@@ -101,55 +100,9 @@ def remove(session: Session, project_id: str, job_id: str) -> None:
 # ---- what supervisors do
 
 
-def eligible(accelerators: Sequence[str]) -> list[ColumnElement[bool]]:
-    """What makes a job ready to be claimed by a worker with these accelerators."""
-    return [
-        Job.status == "queued",
-        Job.available_at <= db_now(),
-        Job.accelerator.in_(("auto", *accelerators)),
-    ]
-
-
 def silent() -> list[ColumnElement[bool]]:
     """What makes a running job one that its worker has lost."""
     return [Job.status == "running", Job.lease_expires_at <= db_now()]
-
-
-def claim(session: Session, owner: str, accelerators: Sequence[str], lease_s: float) -> Job | None:
-    """Takes the next job, by priority and then by age; None when nothing is eligible."""
-    candidate = (
-        select(Job.id)
-        .where(*eligible(accelerators))
-        .order_by(Job.priority.desc(), Job.created_at, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
-    job = change(
-        session,
-        candidate,
-        Job.status == "queued",
-        status="running",
-        attempt=Job.attempt + 1,
-        lease_owner=owner,
-        lease_expires_at=db_now(lease_s),
-        started_at=func.coalesce(Job.started_at, db_now()),
-        phases=[pending(name) for name in PHASES],
-        progress={},
-        best=None,
-    )
-    if job is None:
-        return None
-    session.execute(delete(MetricPoint).where(MetricPoint.job_id == job.id))  # the attempt starts over
-    max_runtime_s = job.resolved["spec"]["resources"]["max_runtime_s"]
-    started = Note("attempt.started", f"attempt {job.attempt} started", data={"attempt": job.attempt})
-    running = Note("job.status", "running", data={"status": "running", "attempt": job.attempt})
-    return change(
-        session,
-        job.id,
-        events=[running, started],
-        deadline_at=func.coalesce(Job.deadline_at, db_now(max_runtime_s)),
-    )
 
 
 def renew(session: Session, job_id: str, attempt: int, lease_s: float) -> Orders:

@@ -42,7 +42,7 @@ def work(parts: Parts, stopping: threading.Event) -> None:
     owner = f"{socket.gethostname()}:{os.getpid()}:{threading.get_ident()}"
     while not stopping.is_set():
         with parts.sessions.write() as session:
-            job = jobs.claim(session, owner, parts.settings.accelerators, parts.settings.lease_s)
+            job = claims.claim(session, owner, parts.settings.accelerators, parts.settings.lease_s)
         if job is None:
             return
         with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt):
@@ -61,7 +61,7 @@ def look_around(parts: Parts) -> None:
             for job_id in jobs.reap(session, settings.max_no_progress):
                 log.warning("lease was over", job_id=job_id)
     with parts.sessions.read() as session:
-        waiting = session.scalar(select(Job.id).where(*jobs.eligible(settings.accelerators)).limit(1))
+        waiting = session.scalar(select(Job.id).where(*claims.eligible(settings.accelerators)).limit(1))
     if waiting is not None:
         parts.queue.ring(waiting)
 

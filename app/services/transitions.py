@@ -1,6 +1,6 @@
 """The one way in which a job's row changes: a guarded UPDATE that moves `version` and numbers its events.
 
-Only services.jobs, services.hops and services.submission use it.
+Only services.jobs, services.claims, services.hops and services.submission use it.
 """
 
 from collections.abc import Sequence

@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from app.main import create_app
-from app.services import jobs
+from app.services import claims, jobs
 from app.settings import Settings
 from tests import orders
 
@@ -44,7 +44,7 @@ def test_every_change_is_seen_at_once(application: FastAPI, client: TestClient) 
     job_id = submit(application)
     assert [shown(client, job_id)["status"] for _ in range(2)] == ["queued", "queued"]
     with application.state.parts.sessions.write() as session:
-        claimed = jobs.claim(session, "worker", ["cpu"], 60.0)
+        claimed = claims.claim(session, "worker", ["cpu"], 60.0)
         assert claimed is not None
         attempt = claimed.attempt
     assert [shown(client, job_id)["status"] for _ in range(2)] == ["running", "running"]

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from app.api.job_views import JobView
 from app.db.session import Sessions
 from app.main import create_app
-from app.services import jobs
+from app.services import claims, jobs
 from app.services.jobs import Point
 from app.settings import Settings
 from tests import orders
@@ -175,7 +175,7 @@ def test_events_are_answered_behind_a_number(client: TestClient) -> None:
 def test_metrics_are_thinned_with_their_last_point_kept(client: TestClient, sessions: Sessions) -> None:
     job = submitted(client)
     with sessions.write() as session:
-        jobs.claim(session, "me", ("cuda",), 60.0)
+        claims.claim(session, "me", ("cuda",), 60.0)
         jobs.start_phase(session, job["id"], 1, "train")
         points = [Point("loss", "train", step, 1 / (step + 1)) for step in range(1000)]
         points.append(Point("accuracy", "validation", 999, 0.5))

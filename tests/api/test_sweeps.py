@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from app.api.sweep_views import SweepSummary, SweepView, TrialView
 from app.db.session import Sessions
 from app.main import create_app
-from app.services import jobs
+from app.services import claims, jobs
 from app.settings import Settings
 from tests import orders
 
@@ -163,7 +163,7 @@ def test_trials_are_paged_in_their_order(client: TestClient, sessions: Sessions)
     sweep = submitted(client, budget={"trials": 5, "parallel": 5})
     awaited(client, sweep["id"], begun)
     with sessions.write() as session:
-        job = jobs.claim(session, "me", ("cuda",), 600.0)
+        job = claims.claim(session, "me", ("cuda",), 600.0)
         assert job is not None
         for phase in ("validate", "fetch", "preflight", "signals"):
             jobs.start_phase(session, job.id, 1, phase)

@@ -13,7 +13,7 @@ from fastapi.testclient import TestClient
 import examples
 from app.main import create_app
 from app.ports.parts import Parts
-from app.services import jobs
+from app.services import claims
 from app.settings import Settings
 from app.wiring import assemble
 from examples import stock
@@ -66,7 +66,7 @@ def test_it_is_accepted_and_ends_with_a_student(
     accepted = client.post("/v1/jobs", json=order)
     assert accepted.status_code == 202, accepted.text
     with parts.sessions.write() as session:
-        job = jobs.claim(session, "test", ("cpu",), 600.0)
+        job = claims.claim(session, "test", ("cpu",), 600.0)
     assert job is not None
     assert job.id == accepted.json()["id"]
     run(job, job.attempt, parts, Stop())  # type: ignore[arg-type]

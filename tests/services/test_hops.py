@@ -8,7 +8,7 @@ from sqlalchemy import select
 from app.db.session import Sessions
 from app.db.tables import Job, ModelVersion
 from app.errors import LeaseLost
-from app.services import hops, job_records, jobs, models
+from app.services import claims, hops, job_records, jobs, models
 from app.services.hops import Hop
 from app.settings import Settings
 from tests import orders
@@ -28,7 +28,7 @@ def job(shop: Sessions) -> Job:
     with shop.write() as session:
         orders.submit(session, Settings(), scheme={"kind": "born_again"})
     with shop.write() as session:
-        claimed = jobs.claim(session, "worker-1", ("cpu",), 60.0)
+        claimed = claims.claim(session, "worker-1", ("cpu",), 60.0)
     assert claimed is not None
     return claimed
 
@@ -67,7 +67,7 @@ def test_what_an_attempt_finished_outlives_it_and_a_stale_one_finishes_nothing(
     with shop.write() as session:
         jobs.yield_(session, job.id, job.attempt)
     with shop.write() as session:
-        again = jobs.claim(session, "worker-2", ("cpu",), 60.0)
+        again = claims.claim(session, "worker-2", ("cpu",), 60.0)
     assert again is not None
     assert seen(shop, again) == before
     with pytest.raises(LeaseLost):

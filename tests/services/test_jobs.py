@@ -12,7 +12,7 @@ from app.db.dialect import db_now
 from app.db.session import Sessions
 from app.db.tables import Event, Job, MetricPoint, ModelVersion
 from app.errors import IdempotencyKeyReused, LeaseLost, NotFound, StateConflict
-from app.services import job_records, jobs, models
+from app.services import claims, job_records, jobs, models
 from app.services.jobs import Point
 from app.settings import Settings
 from tests import orders
@@ -35,7 +35,7 @@ def submitted(shop: Sessions, **changes: Any) -> str:
 
 def claimed(shop: Sessions, owner: str = "worker-1", **kw: Any) -> Job | None:
     with shop.write() as session:
-        return jobs.claim(session, owner, kw.get("accelerators", ("cpu",)), LEASE_S)
+        return claims.claim(session, owner, kw.get("accelerators", ("cpu",)), LEASE_S)
 
 
 def seen(shop: Sessions, job_id: str) -> Job:

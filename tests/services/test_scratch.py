@@ -9,7 +9,7 @@ import pytest
 
 from app.db.tables import Project
 from app.ports.parts import Parts
-from app.services import jobs, scratch
+from app.services import claims, scratch
 from app.settings import Settings
 from app.wiring import assemble
 from tests import orders
@@ -55,7 +55,7 @@ def test_what_nobody_touched_for_a_day_is_swept(parts: Parts) -> None:
 def test_the_folder_of_an_attempt_that_runs_stays_however_old(parts: Parts) -> None:
     with parts.sessions.write() as session:
         job_id = orders.submit(session, parts.settings).id
-        job = jobs.claim(session, "a worker", ["cpu"], 60)
+        job = claims.claim(session, "a worker", ["cpu"], 60)
     assert job is not None
     running = left(scratch.attempt_folder(parts.settings, job_id, 1), days=9)
     earlier = left(scratch.attempt_folder(parts.settings, job_id, 0), days=9)

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from app.db.tables import Job, Project
 from app.ports.parts import Parts
 from app.ports.queue import LocalQueue
-from app.services import job_records, jobs, scratch, supervise
+from app.services import claims, job_records, jobs, scratch, supervise
 from app.settings import Settings
 from app.wiring import assemble
 from tests import orders
@@ -209,7 +209,7 @@ def test_the_lookout_takes_back_silent_jobs_and_rings_for_waiting_ones(parts: Pa
     assert isinstance(parts.queue, LocalQueue)
     job_id = submitted(parts)
     with parts.sessions.write() as session:
-        jobs.claim(session, "a worker that died", ("cpu",), 0.0)
+        claims.claim(session, "a worker that died", ("cpu",), 0.0)
     supervise.look_around(parts)
     assert (seen(parts, job_id).status, parts.queue.bell.is_set()) == ("queued", False)
     submitted(parts)
@@ -223,7 +223,7 @@ def test_the_real_worker_ends_when_its_pipe_closes(parts: Parts) -> None:
 
     job_id = submitted(parts)
     with parts.sessions.write() as session:
-        jobs.claim(session, "me", ("cpu",), 60.0)
+        claims.claim(session, "me", ("cpu",), 60.0)
     process = subprocess.Popen(
         [sys.executable, "-m", "worker", job_id, "1"],
         stdin=subprocess.PIPE,

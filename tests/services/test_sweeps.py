@@ -18,6 +18,7 @@ from app.ports.parts import Parts
 from app.ports.predictor import Predictor
 from app.services import (
     aliases,
+    claims,
     job_records,
     jobs,
     lineage,
@@ -89,7 +90,7 @@ class Shop:
 
     def claimed(self) -> Job:
         with self.parts.sessions.write() as session:
-            job = jobs.claim(session, "worker", ("cpu",), 600.0)
+            job = claims.claim(session, "worker", ("cpu",), 600.0)
         assert job is not None
         return job
 

@@ -18,7 +18,7 @@ from app.catalog.losses.kd import KD
 from app.catalog.spec import SGD, LearningRateSchedule, Training
 from app.db.tables import Job, JobReference, ModelVersion
 from app.errors import LeaseLost
-from app.services import jobs, lineage, models
+from app.services import claims, jobs, lineage, models
 from tests.worker.classroom import CPU, Notes, inputs, learner
 from tests.worker.workshop import DIGITS, PROJECT, Stop, Workshop, digits, order, table
 from worker.engine import hops
@@ -348,7 +348,7 @@ def test_a_second_attempt_goes_on_from_the_hops_that_are_done(
     with workshop.parts.sessions.write() as session:
         jobs.yield_(session, job.id, job.attempt)
     with workshop.parts.sessions.write() as session:
-        again = jobs.claim(session, "test", ("cpu",), 600.0)
+        again = claims.claim(session, "test", ("cpu",), 600.0)
     assert again is not None
     runs: list[int] = []
 

@@ -13,7 +13,7 @@ from app.catalog.tasks.text_classification import TextClassification
 from app.catalog.tasks.text_classification.tokens import open_tokenizer
 from app.db.tables import Job, ModelVersion
 from app.errors import InvalidData, NotFound
-from app.services import datasets, imports, jobs, predictions, submission
+from app.services import claims, datasets, imports, predictions, submission
 from examples.text import write_teacher
 from tests import texts
 from tests.intake.checkpoints import contents, pack
@@ -65,7 +65,7 @@ def carried_out(workshop: Workshop, **changes: Any) -> Job:
     with workshop.parts.sessions.write() as session:
         submission.submit(session, workshop.parts.settings, PROJECT, JobSpec.model_validate(spec))
     with workshop.parts.sessions.write() as session:
-        job = jobs.claim(session, "test", ("cpu",), 600.0)
+        job = claims.claim(session, "test", ("cpu",), 600.0)
     assert job is not None
     run(job, job.attempt, workshop.parts, Stop())  # type: ignore[arg-type]
     return workshop.look(job)

@@ -24,7 +24,7 @@ from app.catalog.tabular import Feature, Preprocessing
 from app.db.ids import new_id
 from app.db.tables import Dataset, Job, ModelVersion
 from app.ports.parts import Parts
-from app.services import jobs, models
+from app.services import claims, models
 from app.services.models import Checkpoint
 from worker.run import run
 
@@ -119,7 +119,7 @@ class Workshop:
         with self.parts.sessions.write() as session:
             session.add(queued)
         with self.parts.sessions.write() as session:
-            job = jobs.claim(session, "test", ("cpu",), 600.0)
+            job = claims.claim(session, "test", ("cpu",), 600.0)
         assert job is not None
         return job
 
