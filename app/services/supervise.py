@@ -21,10 +21,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.db.tables import Job
 from app.errors import DeadlineExceeded, LeaseLost
 from app.ports.parts import Parts
-from app.services import jobs, scratch, sweep_steps
-from app.services.layers import Surveyor
+from app.services import claims, jobs, scratch, sweep_steps
+from app.services.layers import OFFLINE, Surveyor
 
-OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin make training seven times slower on busy cores
 FENCE = 0.9  # share of the lease after which a supervisor that could not renew kills its own child
 FENCE_TICK_S = 0.1
