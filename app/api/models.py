@@ -28,7 +28,7 @@ from app.api.model_views import (
 )
 from app.api.pages import After, Limit, Page, cut, read_cursor
 from app.api.uploads import Form, receive
-from app.catalog.spec import AliasName, Name
+from app.catalog.spec import TASKS, AliasName, Name
 from app.errors import Fault, Invalid
 from app.services import aliases, imports, layers, lineage, models
 from app.services.aliases import Condition
@@ -43,6 +43,7 @@ Version = Annotated[
     str, Path(pattern="^[A-Za-z0-9._-]{1,64}$", description="a version's number, or an alias")
 ]
 
+_BLACK_BOXES = [kind for kind, task in TASKS.items() if task.modality != "text"]
 _FORM = Form(
     files={
         "file": "zip, tar or tar.gz of config.json, model.safetensors and, of an image model, "
@@ -51,8 +52,9 @@ _FORM = Form(
     texts={
         "name": "the model that this becomes a version of",
         "alias": "moved to the new version",
-        "task": "needed with an ONNX file: image_classification or tabular_classification",
-        "labels": "JSON list of class names in the order of the outputs, instead of the file's own",
+        "task": f"needed with an ONNX file: {', '.join(_BLACK_BOXES)}",
+        "labels": "JSON list of class names in the order of the outputs, instead of the file's own; or the "
+        "number's one name",
         "preprocessing": "JSON, of an ONNX file: how its input is made, in the task's own schema",
         "output": "of an ONNX file: the output to read, where there are several",
         "output_kind": "of an ONNX file: logits or probabilities, where the file does not tell",
