@@ -15,6 +15,7 @@ import threading
 import structlog
 
 from app.errors import JobFailure, LeaseLost, OutOfMemory, StillhouseError
+from app.failpoints import failpoint
 from app.logs import configure_logs
 from app.ports.parts import Parts
 from app.services import jobs
@@ -56,6 +57,7 @@ def main() -> int:
     settings = Settings()
     configure_logs(settings)
     structlog.contextvars.bind_contextvars(job_id=arguments.job, attempt=arguments.attempt)
+    failpoint("child.started")
     parts = assemble(settings)
     try:
         return _attempt(parts, arguments.job, arguments.attempt, stop)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import structlog
 
 from app.db.session import Sessions
+from app.failpoints import failpoint
 from app.services import hops, jobs
 from app.services.hops import Hop
 from app.services.jobs import Json, Point
@@ -36,9 +37,11 @@ class Journal:
             jobs.start_phase(session, self._job_id, self._attempt, name)
         self._phase, self._due = name, 0.0
         log.info("phase started", phase=name)
+        failpoint(f"{name}.started")
         yield
         if self._points or self._best:
             self._write(1.0)
+        failpoint(f"{name}.ending")
         with self._sessions.write() as session:
             jobs.end_phase(session, self._job_id, self._attempt, name)
 
@@ -101,6 +104,8 @@ class Journal:
                 outcome=outcome,
                 usage=usage,
             )
+            failpoint("succeed.before_commit")
+        failpoint("succeed.after_commit")
         log.info("succeeded", version=version.id)
 
     def _write(self, fraction: float, progress: Json | None = None) -> None:

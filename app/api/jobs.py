@@ -12,6 +12,7 @@ from app.api.job_views import JobView, Status, render
 from app.api.pages import After, Limit, Page, cut, read_cursor
 from app.catalog.spec import TASKS, JobSpec
 from app.errors import Fault, Invalid
+from app.failpoints import failpoint
 from app.services import job_records, jobs, submission
 from app.services.job_records import Filters, Record
 from app.services.planning.plan import Plan, plan
@@ -47,7 +48,10 @@ def submit_job(
     with parts.sessions.write() as session:
         job = submission.submit(session, parts.settings, principal.project_id, spec, idempotency_key)
         record = job_records.get(session, principal.project_id, job.id)
+        failpoint("submit.before_commit")
+    failpoint("submit.after_commit")
     parts.queue.ring(job.id)
+    failpoint("submit.after_ring")
     return _answer(record)
 
 

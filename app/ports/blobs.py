@@ -11,6 +11,7 @@ from tempfile import NamedTemporaryFile
 from typing import IO, TYPE_CHECKING, Protocol
 
 from app.errors import BlobCorrupt, NotFound, Unavailable
+from app.failpoints import failpoint
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -101,7 +102,9 @@ class ObjectBlobs:
                 size += spooled.write(chunk)
             spooled.flush()
             blob = Blob(digest.hexdigest(), size)
+            failpoint("blobs.before_put")
             self._publish(spooled, blob)
+            failpoint("blobs.after_put")
         return blob
 
     def put_file(self, path: Path) -> Blob:

@@ -7,6 +7,7 @@ from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
 from app.db.tables import Job, MetricPoint
+from app.failpoints import failpoint
 from app.services.transitions import PHASES, Note, change, pending
 
 
@@ -37,6 +38,7 @@ def claim(session: Session, owner: str, accelerators: Sequence[str], lease_s: fl
         return None
     session.execute(delete(MetricPoint).where(MetricPoint.job_id == job.id))  # the attempt starts over
     max_runtime_s = job.resolved["spec"]["resources"]["max_runtime_s"]
+    failpoint("claim.before_commit")
     started = Note("attempt.started", f"attempt {job.attempt} started", data={"attempt": job.attempt})
     running = Note("job.status", "running", data={"status": "running", "attempt": job.attempt})
     return change(

@@ -20,6 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.db.tables import Job
 from app.errors import DeadlineExceeded, LeaseLost
+from app.failpoints import failpoint
 from app.ports.parts import Parts
 from app.services import claims, jobs, scratch, sweep_steps
 from app.services.layers import OFFLINE, Surveyor
@@ -44,6 +45,7 @@ def work(parts: Parts, stopping: threading.Event) -> None:
             job = claims.claim(session, owner, parts.settings.accelerators, parts.settings.lease_s)
         if job is None:
             return
+        failpoint("claim.after_commit")
         with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt):
             log.info("attempt started")
             _Attempt(parts, job.id, job.attempt).run(stopping)
@@ -59,6 +61,7 @@ def look_around(parts: Parts) -> None:
         with parts.sessions.write() as session:
             for job_id in jobs.reap(session, settings.max_no_progress):
                 log.warning("lease was over", job_id=job_id)
+            failpoint("reap.before_commit")
     with parts.sessions.read() as session:
         waiting = session.scalar(select(Job.id).where(*claims.eligible(settings.accelerators)).limit(1))
     if waiting is not None:
@@ -182,6 +185,7 @@ class _Attempt:
 
     def _keep(self) -> bool:
         """Renews the lease and passes on what the user wants; False: the process must not go on."""
+        failpoint("renew.before")
         asked = time.monotonic()
         try:
             with self._parts.sessions.write() as session:
@@ -212,6 +216,7 @@ class _Attempt:
 
     def _bury(self) -> int:
         """Kills what is left of the process group and removes what it left behind; the exit code."""
+        failpoint("bury.before")
         self._kill()
         assert self._process.stdin is not None
         self._process.stdin.close()
@@ -234,6 +239,7 @@ class _Attempt:
                     else f"its process ended with code {code}"
                 )
                 jobs.crash(session, self._job_id, self._attempt, why, self._parts.settings.max_no_progress)
+            failpoint("end.before_commit")
         log.warning("attempt ended without a verdict", exit_code=code, stopping=stopping)
 
     def _fail_overdue(self) -> None:
