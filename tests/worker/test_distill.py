@@ -259,6 +259,14 @@ def test_gradients_of_small_parts_add_up_to_those_of_the_batch(expert: nn.Module
     assert read["loss"] == pytest.approx(0.9 * read["kd"] + 0.1 * read["cross_entropy"], rel=1e-5)
 
 
+@pytest.mark.parametrize(("rows", "micro", "sizes"), [(33, 32, [16, 17]), (64, 32, [32, 32]), (3, None, [3])])
+def test_no_part_is_left_with_a_single_row(rows: int, micro: int | None, sizes: list[int]) -> None:
+    whole = inputs(FEATURES, LABELS)(torch.arange(rows), 0)
+    parts = list(whole.parts(micro))
+    assert [len(part) for part in parts] == sizes
+    assert torch.equal(torch.cat([part.positions for part in parts]), whole.positions)
+
+
 @pytest.mark.parametrize("stop_at", [1, 4, 5, 8, 14])
 def test_a_resumed_run_ends_with_the_very_same_weights(expert: nn.Module, stop_at: int) -> None:
     training = Training(epochs=3, batch_size=64, seed=7)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -40,11 +41,14 @@ class Seen:
         return len(self.student)
 
     def parts(self, size: int | None) -> "Iterator[Seen]":
-        """Of so many rows each; None: itself."""
-        if size is None or size >= len(self):
+        """Of at most so many rows each, and all of like sizes: batch norm cannot take the one row that may be
+        left over. None: itself."""
+        count = 1 if size is None else -(-len(self) // size)
+        if count == 1:
             yield self
-        else:
-            yield from (self.part(slice(start, start + size)) for start in range(0, len(self), size))
+            return
+        edges = [place * len(self) // count for place in range(count + 1)]
+        yield from (self.part(slice(start, end)) for start, end in pairwise(edges))
 
     def part(self, rows: slice) -> "Seen":
         def of(tensor: Tensor | None) -> Tensor | None:
