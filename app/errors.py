@@ -166,6 +166,10 @@ class UnsafeFormat(Invalid):
     code, title = "unsafe_format", "This file could run code or harm the reader"
 
 
+class UnsafeUrl(Invalid):
+    code, title = "unsafe_url", "This address may not be called from here"
+
+
 class WillNotFit(Invalid):
     code, title = "will_not_fit", "The order is larger than this installation allows"
 

@@ -2,10 +2,12 @@
 
 import json
 import os
+import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr
+from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024**2
@@ -59,8 +61,24 @@ class Settings(BaseSettings):
     )
     max_parameters: PositiveInt = Field(2_000_000_000, description="largest student, in parameters")
 
+    outgoing_allow: tuple[str, ...] = Field(
+        (),
+        description="what may be called though it is not public, or by http, as JSON: networks "
+        "(10.1.0.0/16) and places (hooks.internal:8080)",
+    )
+
     serving_bytes: PositiveInt = Field(1 * GIB, description="memory for loaded students")
     serving_threads: PositiveInt = Field(os.cpu_count() or 1, description="CPU threads of one loaded student")
+
+    @field_validator("outgoing_allow")
+    @classmethod
+    def _are_networks_or_places(cls, allowed: tuple[str, ...]) -> tuple[str, ...]:
+        for text in allowed:
+            if "/" in text:
+                ip_network(text)
+            elif not re.fullmatch(r"[a-z0-9.:_\[\]-]+:[0-9]{1,5}", text):
+                raise ValueError("each is a network (10.1.0.0/16) or a place (hooks.internal:8080)")
+        return allowed
 
     @property
     def embedded(self) -> bool:
