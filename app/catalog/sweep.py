@@ -248,6 +248,11 @@ def parts_of(pointer: str) -> list[str]:
     return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
 
 
+def overlaps(one: str, other: str) -> bool:
+    """Whether two pointers are the same, or one leads into what the other points at."""
+    return f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/")
+
+
 def value_at(spec: JobSpec, pointer: str) -> Any:
     """What stands there, defaults included. Raises LookupError, with the keys that there are instead."""
     node = spec.model_dump(mode="json")

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from app.catalog.base import Frozen
 from app.catalog.measures import measures
 from app.catalog.spec import EXPORTS, Holdout, JobSpec
-from app.catalog.sweep import MOST_LABELS, FloatRange, SweepSpec, parts_of, spec_at, value_at
+from app.catalog.sweep import MOST_LABELS, FloatRange, SweepSpec, overlaps, parts_of, spec_at, value_at
 from app.errors import Fault, Invalid, InvalidSpec, UnknownReference, pointer, sentence, shown
 from app.services import datasets, models
 from app.services.planning import data_plan
@@ -158,7 +158,7 @@ def _check_pointer(order: SweepSpec, place: str) -> None:
     at = pointer("space", place)
     fixed = FIXED | (FIXED_WITH_HOLDOUT if isinstance(order.spec.data.validation, Holdout) else {})
     for other, why in fixed.items():
-        if f"{place}/".startswith(f"{other}/") or f"{other}/".startswith(f"{place}/"):
+        if overlaps(place, other):
             fix = "leave it out" if why is _APART else "leave it out, or run a sweep for each value"
             raise InvalidSpec(f"{place} cannot vary", Fault(at, "cannot_vary", f"{other} {why}", fix))
     try:

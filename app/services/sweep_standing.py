@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from app.catalog.sweep import SweepSpec
+from app.catalog.sweep import SweepSpec, overlaps
 from app.db.dialect import TERMINAL, db_now
 from app.db.tables import Job, MetricPoint, Sweep, SweepTrial
 from app.services import search, sweeps
@@ -16,7 +16,8 @@ from app.services.transitions import PHASES
 
 HOPELESS = 3  # first trials that all fail end a sweep
 ANSWERED = PHASES.index("signals") + 1  # phases done when the teachers' answers are stored
-OF_ANSWERS = ("/teachers", "/data", "/signals")  # what varies there may ask the teachers for other answers
+# What varies there may ask the teachers for other answers; the seed draws the views of augmented rows.
+OF_ANSWERS = ("/task", "/teachers", "/data", "/signals", "/training/seed")
 
 Json = dict[str, Any]
 
@@ -87,7 +88,7 @@ class Standing:
             return 0
         running = self.running
         answered = [row for row in self.rows if row.phases_done >= ANSWERED]
-        if any(place.startswith(OF_ANSWERS) for place in self.order.space):
+        if any(overlaps(place, other) for place in self.order.space for other in OF_ANSWERS):
             free = 0 if any(row not in answered for row in running) else 1
         else:
             free = self.order.budget.parallel if answered else 1 - len(running)

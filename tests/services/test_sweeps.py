@@ -345,12 +345,23 @@ def test_the_first_trial_runs_alone_until_the_teachers_answers_are_stored(shop: 
     assert shop.statuses(sweep_id) == ["succeeded", "running", "running", "running"]
 
 
-def test_where_trials_need_other_answers_one_at_a_time_asks_for_them(shop: Shop) -> None:
-    shop_teachers = {"kind": "choice", "values": ["model:botanist", "model:gardener"]}
+@pytest.mark.parametrize(
+    ("place", "form"),
+    [
+        ("/teachers/0/model", {"kind": "choice", "values": ["model:botanist", "model:gardener"]}),
+        ("/training/seed", {"kind": "int", "low": 0, "high": 99}),
+        ("/training", {"kind": "choice", "values": [{"batch_size": size} for size in range(8, 16)]}),
+    ],
+)
+def test_where_trials_need_other_answers_one_at_a_time_asks_for_them(
+    shop: Shop, place: str, form: dict[str, Any]
+) -> None:
     with shop.parts.sessions.write() as session:
         orders.teacher(session, name="gardener")
+    data = {"train": "dataset:iris#train", "validation": "dataset:iris#test"}
     sweep_id = shop.ordered(
-        space={"/teachers/0/model": shop_teachers, "/losses/temperature": TEMPERATURE},
+        spec=orders.spec(losses={"preset": "hinton"}, data=data),
+        space={place: form, "/losses/temperature": TEMPERATURE},
         budget={"trials": 8, "parallel": 3},
     )
     for running in (1, 2, 3):
