@@ -5,6 +5,7 @@ imported here alone, and only when a sweep takes a step.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import product
@@ -13,8 +14,8 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from app.catalog.measures import LOWER_IS_BETTER
-from app.catalog.spec import JobSpec
-from app.catalog.sweep import Choice, FloatRange, IntRange, SweepSpec, spec_at, value_at
+from app.catalog.sweep import Choice, FloatRange, IntRange, SweepSpec, value_at
+from app.errors import Invalid
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -116,12 +117,13 @@ def _own(order: SweepSpec) -> Json | None:
 
 
 def _own_value(order: SweepSpec, pointer: str) -> Any:
-    """Of a choice the one that means the same: defaults need not be written out."""
+    """Of a choice the one that means the same: defaults need not be written out. Not all were planned."""
     value, form = value_at(order.spec, pointer), order.space[pointer]
     if isinstance(form, Choice):
         for one in form.values:
-            if value_at(JobSpec.model_validate(spec_at(order.spec, {pointer: one})), pointer) == value:
-                return one
+            with suppress(Invalid):
+                if value_at(order.spec_with({pointer: one}), pointer) == value:
+                    return one
     return value
 
 

@@ -371,6 +371,15 @@ def test_where_trials_need_other_answers_one_at_a_time_asks_for_them(
         shop.answered(shop.claimed())
 
 
+def test_a_value_that_was_not_planned_and_is_none_does_not_stop_the_search() -> None:
+    first, second = FAMILIES["values"]
+    values = [{"kind": "mlp", "width": 3}, second, first]
+    form = SweepSpec.model_validate(
+        order(space={"/student/architecture": {"kind": "choice", "values": values}})
+    )
+    assert search.suggest(form, [], None) == {"/student/architecture": first}
+
+
 def test_whoever_steps_at_once_makes_no_trial_twice(shop: Shop) -> None:
     sweep_id = shop.ordered(budget={"trials": 8, "parallel": 8})
     shop.step()
