@@ -5,6 +5,7 @@ from app.db.tables.base import Base, Json
 from app.db.tables.search import Sweep, SweepTrial
 from app.db.tables.stock import Alias, Dataset, DatasetName, Model, ModelLayers, ModelVersion, Signals
 from app.db.tables.work import Event, Idempotency, Job, JobLabel, JobReference, MetricPoint
+from app.db.tables.workers import Worker
 
 __all__ = [
     "Alias",
@@ -26,4 +27,5 @@ __all__ = [
     "Signals",
     "Sweep",
     "SweepTrial",
+    "Worker",
 ]

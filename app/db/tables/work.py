@@ -11,6 +11,7 @@ from sqlalchemy import (
     Integer,
     String,
     Text,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -31,7 +32,13 @@ class Job(Base):
         CheckConstraint("(status = 'failed') = (error IS NOT NULL)", name="error"),
         CheckConstraint("status <> 'succeeded' OR output_version_id IS NOT NULL", name="output"),
         CheckConstraint("attempt >= 0 AND version >= 1 AND last_seq >= 0", name="counters"),
-        Index(None, "status", "priority", "created_at"),
+        Index(None, "status", "project_id"),
+        Index(
+            "ix_jobs_queue",
+            *("project_id", "accelerator", "priority", "created_at", "id"),
+            sqlite_where=text("status = 'queued'"),
+            postgresql_where=text("status = 'queued'"),
+        ),
         Index(None, "project_id", "created_at"),
     )
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -49,12 +56,14 @@ class Job(Base):
     last_seq: Mapped[int] = mapped_column(default=0)
     priority: Mapped[int] = mapped_column(default=50)
     accelerator: Mapped[str] = mapped_column(String(16), default="auto")
+    devices: Mapped[int] = mapped_column(default=1)  # slots that it takes
 
     attempt: Mapped[int] = mapped_column(default=0)
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     available_at: Mapped[datetime] = mapped_column(insert_default=db_now())
     deadline_at: Mapped[datetime | None]
+    preempted: Mapped[bool] = mapped_column(default=False)  # the last worker handed it back, going away
     interruptions: Mapped[int] = mapped_column(default=0)
     failures: Mapped[int] = mapped_column(default=0)
     no_progress: Mapped[int] = mapped_column(default=0)  # attempts in a row that got no further
