@@ -23,6 +23,7 @@ from app.errors import Misconfigured
 from app.ports.parts import Parts
 from app.ports.queue import LocalQueue
 from app.services import keys
+from app.services.courier import Courier
 from app.services.supervise import Lookout, Supervisor
 from app.services.watch import Watcher
 from app.settings import Settings
@@ -85,6 +86,9 @@ async def _lifespan(application: FastAPI, settings: Settings) -> AsyncIterator[N
         lookout = Lookout(parts)
         lookout.start()
         stack.callback(lookout.stop)
+        courier = Courier(parts)
+        courier.start()
+        stack.callback(courier.stop)
         if isinstance(parts.queue, LocalQueue):
             supervisor = Supervisor(parts, parts.queue.bell)
             supervisor.start()

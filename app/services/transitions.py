@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, insert, select, update
 from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
 from app.db.ids import new_id
-from app.db.tables import Event, Job
+from app.db.tables import Event, Job, Outbox
 from app.errors import LeaseLost
 
 PHASES = ("validate", "fetch", "preflight", "signals", "train", "evaluate", "export", "register")
@@ -51,9 +51,13 @@ def change(
 
 
 def write_events(session: Session, job_id: str, first: int, events: Sequence[Note]) -> None:
+    """With a row each in the outbox, from where they are handed on."""
     for seq, event in enumerate(events, first):
         session.add(Event(job_id=job_id, seq=seq, id=new_id("evt"), **vars(event)))
     session.flush()
+    if events:
+        places = range(first, first + len(events))
+        session.execute(insert(Outbox), [{"job_id": job_id, "seq": seq} for seq in places])
 
 
 def owned_by(job_id: str, attempt: int) -> list[ColumnElement[bool]]:

@@ -10,7 +10,7 @@ import structlog
 from sqlalchemy import bindparam, select
 
 from app.db.session import Sessions
-from app.db.tables import Job, Sweep
+from app.db.tables import Job, Project, Sweep
 from app.errors import NotFound, shown
 
 INTERVAL_S = 0.5
@@ -66,8 +66,8 @@ class Watcher:
         return found
 
     async def changed(self, job_id: str, version: int, timeout_s: float) -> bool:
-        """Waits until the job, or the sweep, has another version or is gone; False: not in time, or this has
-        stopped."""
+        """Waits until the job or the sweep has another version, or the project's stream another end, or it is
+        gone; False: not in time, or this has stopped."""
         if self.stopped:
             return False
         waiter = (version, asyncio.Event())
@@ -108,11 +108,11 @@ class Watcher:
         with self._sessions.read() as session:
             for start in range(0, len(job_ids), MOST_AT_ONCE):
                 part = job_ids[start : start + MOST_AT_ONCE]
-                for row in (Job, Sweep):
-                    ids = [one for one in part if one.startswith("swp_") == (row is Sweep)]
+                for prefix, (id_, version) in _VERSIONS.items():
+                    ids = [one for one in part if one.startswith(prefix)]
                     if ids:
-                        found = session.execute(select(row.id, row.version).where(row.id.in_(ids)))
-                        versions.update((id_, version) for id_, version in found)
+                        found = session.execute(select(id_, version).where(id_.in_(ids)))
+                        versions.update((row[0], row[1]) for row in found)
         return versions
 
     def _wake(self, versions: dict[str, int | None]) -> None:
@@ -122,6 +122,11 @@ class Watcher:
                     event.set()
 
 
+_VERSIONS = {  # what moves, by how the id begins
+    "job_": (Job.id, Job.version),
+    "swp_": (Sweep.id, Sweep.version),
+    "prj_": (Project.id, Project.events),
+}
 _jobs = Job.__table__.c  # of the table, not of the class: half the time, and pollers ask this all day
 _STANDING = select(_jobs.id, _jobs.project_id, _jobs.version, _jobs.status).where(
     _jobs.id.in_(bindparam("ids", expanding=True))

@@ -2,19 +2,32 @@
 
 from app.db.tables.access import Key, Project
 from app.db.tables.base import Base, Json
+from app.db.tables.outbox import Delivery, Outbox, ProjectEvent, Webhook
 from app.db.tables.search import Sweep, SweepTrial
 from app.db.tables.stock import Alias, Dataset, DatasetName, Model, ModelLayers, ModelVersion, Signals
-from app.db.tables.work import Event, Idempotency, Job, JobLabel, JobReference, MetricPoint
+from app.db.tables.work import (
+    AttemptLog,
+    Event,
+    Idempotency,
+    Job,
+    JobCheckpoint,
+    JobLabel,
+    JobReference,
+    MetricPoint,
+)
 from app.db.tables.workers import Worker
 
 __all__ = [
     "Alias",
+    "AttemptLog",
     "Base",
     "Dataset",
     "DatasetName",
+    "Delivery",
     "Event",
     "Idempotency",
     "Job",
+    "JobCheckpoint",
     "JobLabel",
     "JobReference",
     "Json",
@@ -23,9 +36,12 @@ __all__ = [
     "Model",
     "ModelLayers",
     "ModelVersion",
+    "Outbox",
     "Project",
+    "ProjectEvent",
     "Signals",
     "Sweep",
     "SweepTrial",
+    "Webhook",
     "Worker",
 ]

@@ -3,6 +3,7 @@
 from datetime import datetime
 
 from sqlalchemy import (
+    BigInteger,
     ForeignKey,
     String,
 )
@@ -18,6 +19,7 @@ class Project(Base):
     __tablename__ = "projects"
     id: Mapped[str] = mapped_column(primary_key=True)
     name: Mapped[str] = mapped_column(unique=True)
+    events: Mapped[int] = mapped_column(BigInteger, default=0)  # places given in its stream
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
 
 

@@ -1,0 +1,176 @@
+"""Deliveries: one event for one webhook, sent until it is taken or too old.
+
+Claiming one moves its `available_at` past the time that sending may take, so that two processes do not send
+it at once and one whose process died comes up again. A delivery may arrive twice, always with the same
+`webhook-id`, by which receivers tell.
+"""
+
+import base64
+import hashlib
+import hmac
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import exists, select, update
+from sqlalchemy.orm import Session
+
+from app.db.dialect import db_now, now
+from app.db.ids import new_id
+from app.db.tables import Delivery, Webhook
+from app.errors import NotFound, StateConflict, shown
+from app.services import webhooks
+
+WAITS_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)  # of the specification
+ALONE_S = 60.0  # that a sender is left alone with a delivery
+GONE = 410  # the receiver wants no more of them
+
+Json = dict[str, Any]
+
+_DUE = (Delivery.status == "pending", Delivery.available_at <= db_now())
+
+
+@dataclass(frozen=True)
+class Letter:
+    """A delivery that is to be sent now."""
+
+    id: str
+    attempt: int
+    url: str
+    body: bytes
+    headers: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What became of a letter. status: None where nobody answered, and `error` says why."""
+
+    status: int | None
+    error: str | None = None
+    retry_after_s: float = 0.0
+
+    @property
+    def taken(self) -> bool:
+        return self.status is not None and 200 <= self.status < 300
+
+
+def waiting(session: Session) -> bool:
+    """Whether one is due."""
+    return bool(session.scalar(select(exists().where(*_DUE))))
+
+
+def claim(session: Session) -> Letter | None:
+    """The delivery that is due longest, for this sender alone for a while; None: there is none."""
+    longest = (
+        select(Delivery.id)
+        .where(*_DUE)
+        .order_by(Delivery.available_at, Delivery.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    row = session.execute(
+        update(Delivery)
+        .where(Delivery.id == longest, Delivery.status == "pending")
+        .values(attempts=Delivery.attempts + 1, available_at=db_now(ALONE_S))
+        .returning(Delivery)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    ).scalar_one_or_none()
+    return None if row is None else _letter(session.get_one(Webhook, row.webhook_id), row)
+
+
+def record(session: Session, letter: Letter, reply: Reply) -> None:
+    """Ends the delivery, or has it tried again later. What another sender did meanwhile stays."""
+    row = session.get(Delivery, letter.id, with_for_update=True, populate_existing=True)
+    if row is None or row.status != "pending" or row.attempts != letter.attempt:
+        return
+    row.answer, row.error = reply.status, None if reply.taken else _why(reply)
+    if reply.taken:
+        row.status, row.ended_at = "delivered", now()
+    elif reply.status == GONE or row.attempts > len(WAITS_S):
+        row.status, row.ended_at = "failed", now()
+        if reply.status == GONE:
+            _disable(session, row.webhook_id)
+    else:
+        wait_s = max(float(WAITS_S[row.attempts - 1]), reply.retry_after_s)
+        session.flush()
+        session.execute(update(Delivery).where(Delivery.id == row.id).values(available_at=db_now(wait_s)))
+    session.flush()
+
+
+def list_(
+    session: Session, project_id: str, webhook_id: str, before: str | None, limit: int, *, status: str | None
+) -> list[Delivery]:
+    """Newest first, from below the id `before`. Raises NotFound."""
+    webhooks.get(session, project_id, webhook_id)
+    query = select(Delivery).where(Delivery.webhook_id == webhook_id)
+    if before is not None:
+        query = query.where(Delivery.id < before)
+    if status is not None:
+        query = query.where(Delivery.status == status)
+    return list(session.scalars(query.order_by(Delivery.id.desc()).limit(limit)))
+
+
+def test(session: Session, project_id: str, webhook_id: str) -> Delivery:
+    """Sends an event that says nothing, whatever types are wanted. Raises NotFound, StateConflict."""
+    hook = webhooks.get(session, project_id, webhook_id)
+    at = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    told: Json = {"type": webhooks.TEST, "timestamp": at, "data": {"webhook_id": hook.id}}
+    return _add(session, hook, webhooks.TEST, told)
+
+
+def repeat(session: Session, project_id: str, webhook_id: str, delivery_id: str) -> Delivery:
+    """Sends the same once more, as a delivery of its own with the same content.
+
+    Raises NotFound, StateConflict while the first one is still under way.
+    """
+    hook = webhooks.get(session, project_id, webhook_id)
+    row = session.get(Delivery, delivery_id)
+    if row is None or row.webhook_id != hook.id:
+        raise NotFound(f"The webhook has no delivery {shown(delivery_id)}.")
+    if row.status == "pending":
+        raise StateConflict(f"Delivery {row.id} is still tried: repeat it when it has ended.")
+    return _add(session, hook, row.type, row.payload)
+
+
+def sign(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -> str:
+    """The header `webhook-signature`: HMAC-SHA256 of `id.timestamp.body` by each secret."""
+    signed = f"{message_id}.{timestamp}.".encode() + body
+    keys = [base64.b64decode(secret.removeprefix("whsec_")) for secret in secrets]
+    digests = [hmac.new(key, signed, hashlib.sha256).digest() for key in keys]
+    return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
+
+
+def _add(session: Session, hook: Webhook, type: str, payload: Json) -> Delivery:
+    if not hook.enabled:
+        raise StateConflict(f"Webhook {hook.id} is disabled: enable it first.")
+    row = Delivery(id=new_id("msg"), webhook_id=hook.id, type=type, payload=payload)
+    session.add(row)
+    session.flush()
+    session.refresh(row)
+    return row
+
+
+def _letter(hook: Webhook, row: Delivery) -> Letter:
+    body = json.dumps(row.payload, separators=(",", ":")).encode()
+    timestamp = int(now().timestamp())
+    headers = {
+        "content-type": "application/json",
+        "user-agent": "stillhouse",
+        "webhook-id": row.id,
+        "webhook-timestamp": str(timestamp),
+        "webhook-signature": sign(webhooks.signing(hook), row.id, timestamp, body),
+    }
+    return Letter(row.id, row.attempts, hook.url, body, headers)
+
+
+def _why(reply: Reply) -> str:
+    return reply.error or f"it answered {reply.status}"
+
+
+def _disable(session: Session, webhook_id: str) -> None:
+    because = "its receiver answered 410 Gone"
+    session.execute(
+        update(Webhook).where(Webhook.id == webhook_id).values(enabled=False, disabled_because=because)
+    )
