@@ -217,7 +217,7 @@ class Loss(Plugin):
         return [], []
 
     def counts(self) -> bool:
-        """Whether it has a weight at some time."""
+        """Whether it ever teaches anything: it has a weight at some time."""
         weight = self.weight
         return weight.start > 0 or weight.end > 0 if isinstance(weight, Schedule) else weight > 0
 

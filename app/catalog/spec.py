@@ -345,7 +345,7 @@ def _each_kind_once(exports: list[Export]) -> list[Export]:
 
 def _some_weight(losses: list[Loss]) -> list[Loss]:
     if not any(loss.counts() for loss in losses):
-        raise ValueError("at least one loss needs a weight above 0")
+        raise ValueError("at least one loss needs a weight above 0, and a value that is not always 0")
     return losses
 
 

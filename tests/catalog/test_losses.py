@@ -113,7 +113,10 @@ def test_jsd_goes_over_into_both_kl_without_a_jump(dtype: torch.dtype) -> None:
         toward = [both("jsd", student, beta=abs(ends[0] - step)) for step in (1e-1, 1e-2, 1e-3, 1e-5, 1e-7)]
         gaps = [abs(value - both(kl, student, temperature=1.0)) for value in toward]
         assert gaps == sorted(gaps, reverse=True)
-    assert both("jsd", beta=1e-9, normalize=False) == pytest.approx(0, abs=1e-7)
+    for beta in (0.0, 1.0):
+        assert both("jsd", beta=beta, normalize=False) == 0
+        assert not form("jsd", beta=beta, normalize=False).counts()
+        assert form("jsd", beta=beta).counts()
     plain, normalized = both("jsd", beta=0.3, normalize=False), both("jsd", beta=0.3)
     assert plain == pytest.approx(normalized * 0.3 * 0.7, rel=1e-12)
 

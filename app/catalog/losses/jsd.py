@@ -1,8 +1,8 @@
 """Between the two KLs."""
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from app.catalog.base import over_logits
 from app.catalog.divergences import Divergence, kl_to_mixture
@@ -34,13 +34,8 @@ class JSD(Divergence):
         True, description="divide by beta * (1 - beta), so that both ends of beta are a KL and none is zero"
     )
 
-    @model_validator(mode="after")
-    def _not_zero(self) -> Self:
-        if self.beta in (0, 1) and not self.normalize:
-            raise ValueError(
-                f"with beta {self.beta:g} the loss is 0 everywhere unless `normalize` divides it"
-            )
-        return self
+    def counts(self) -> bool:
+        return super().counts() and (self.normalize or 0 < self.beta < 1)
 
     def rows(self, log_p: "Tensor", log_q: "Tensor") -> "Tensor":
         normalized = kl_to_mixture(log_p, log_q, 1 - self.beta) + kl_to_mixture(log_q, log_p, self.beta)
