@@ -1,11 +1,12 @@
 """`python -m worker JOB ATTEMPT`: one attempt at one job, in a process of its own; also the debugging tool.
 
 Its standard input is a pipe from the supervisor. When it closes, the supervisor is gone and this process ends
-at once; the word `finish` on it means: stop training, keep what there is. By hand, `sleep inf | python -m
-worker ...` stands in for the supervisor.
+at once; the word `finish` on it means: stop training, keep what there is; `leave`: save a checkpoint and go.
+By hand, `sleep inf | python -m worker ...` stands in for the supervisor.
 """
 
 import argparse
+import errno
 import os
 import resource
 import signal
@@ -13,32 +14,37 @@ import sys
 import threading
 
 import structlog
+from sqlalchemy import exc
 
-from app.errors import JobFailure, LeaseLost, OutOfMemory, StillhouseError
+from app.errors import JobFailure, LeaseLost, OutOfMemory, StillhouseError, Unavailable
 from app.failpoints import failpoint
 from app.logs import configure_logs
 from app.ports.parts import Parts
 from app.services import jobs
+from app.services.exit_codes import AWAY, LEASE_LOST, LEFT, NO_ROOM, ORPHANED
 from app.settings import Settings
 from app.wiring import assemble
-
-ORPHANED = 70
-LEASE_LOST = 75
 
 log = structlog.get_logger()
 
 
 class Stop:
-    """What the user wants of a running attempt, told by the supervisor."""
+    """What is wanted of a running attempt, told by the supervisor.
+
+    finish: stop training, keep what there is. leave: save a checkpoint and go, to be taken up again later.
+    """
 
     def __init__(self) -> None:
         self.finish = threading.Event()
+        self.leave = threading.Event()
 
     def listen(self) -> None:
         """Reads the pipe until it closes, and then ends this process and its children."""
         for word in sys.stdin:
             if word.strip() == "finish":
                 self.finish.set()
+            elif word.strip() == "leave":
+                self.leave.set()
         if os.getpgrp() == os.getpid():
             os.killpg(0, signal.SIGKILL)
         os._exit(ORPHANED)
@@ -66,26 +72,49 @@ def main() -> int:
 
 
 def _attempt(parts: Parts, job_id: str, attempt: int, stop: Stop) -> int:
-    """Runs it, and writes the verdict when it fails. The exit code says nothing more than the row."""
-    try:
-        from worker.run import run  # torch and transformers: after the pipe is listened to
+    """Runs it, and writes the verdict when it fails: app/services/exit_codes.py has the codes.
 
-        with parts.sessions.read() as session:
-            job = jobs.owned(session, job_id, attempt)
-        run(job, attempt, parts, stop)
-        return 0
-    except LeaseLost:
-        log.warning("another attempt owns this job")
-        return LEASE_LOST
+    What the job is not to blame for is no verdict: a later attempt goes on.
+    """
+    try:
+        return _run(parts, job_id, attempt, stop)
     except Exception as error:
+        code = _excuse(error)
+        if code is not None:
+            log.warning("the attempt ends without a verdict", why=type(error).__name__, code=code)
+            return code
         log.exception("the attempt failed")
         failure = _failure(error)
     try:
         with parts.sessions.write() as session:
             jobs.fail(session, job_id, attempt, _verdict(parts, job_id, attempt, failure))
-    except LeaseLost:
-        return LEASE_LOST
+    except (LeaseLost, exc.SQLAlchemyError) as error:
+        return LEASE_LOST if isinstance(error, LeaseLost) else AWAY
     return 0
+
+
+def _run(parts: Parts, job_id: str, attempt: int, stop: Stop) -> int:
+    from worker.engine.checkpoint import Left  # torch and transformers: after the pipe is listened to
+    from worker.run import run
+
+    with parts.sessions.read() as session:
+        job = jobs.owned(session, job_id, attempt)
+    try:
+        run(job, attempt, parts, stop)
+    except Left:
+        return LEFT
+    return 0
+
+
+def _excuse(error: Exception) -> int | None:
+    """The exit code for what went wrong around the job; None: the job itself has failed."""
+    if isinstance(error, LeaseLost):
+        return LEASE_LOST
+    if isinstance(error, Unavailable | exc.OperationalError | exc.InterfaceError | exc.TimeoutError):
+        return AWAY
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return NO_ROOM
+    return None
 
 
 def _failure(error: Exception) -> StillhouseError:

@@ -239,6 +239,13 @@ def note(
     owner_change(session, job_id, attempt, events=[Note(type, message, level, phase, data or {})])
 
 
+def adjust(session: Session, job_id: str, attempt: int, adjustments: Json, message: str) -> None:
+    """Records what the attempt changed of the order, for itself and for later ones, and warns of it."""
+    job = owner_row(session, job_id, attempt)
+    told = Note("warning", message, "warning", _running_phase(job), {"kind": "adjusted", **adjustments})
+    owner_change(session, job_id, attempt, events=[told], adjustments={**job.adjustments, **adjustments})
+
+
 def succeed(
     session: Session,
     job_id: str,
@@ -366,8 +373,11 @@ def _poison(job: Job, why: str) -> Json:
         f"{tries} attempts ended without getting further: {why}. Ask the operator for the worker's log, "
         "or order a smaller batch or student, then submit the job again."
     )
-    running = next((phase["name"] for phase in job.phases if phase["status"] == "running"), None)
-    return {**error.body(), "phase": running, "blame": error.blame, "attempt": job.attempt}
+    return {**error.body(), "phase": _running_phase(job), "blame": error.blame, "attempt": job.attempt}
+
+
+def _running_phase(job: Job) -> str | None:
+    return next((phase["name"] for phase in job.phases if phase["status"] == "running"), None)
 
 
 def _attempt_ended(attempt: int, why: str | None = None) -> Note:

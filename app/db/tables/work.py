@@ -5,6 +5,7 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     CheckConstraint,
     ForeignKey,
     Index,
@@ -68,6 +69,11 @@ class Job(Base):
     failures: Mapped[int] = mapped_column(default=0)
     no_progress: Mapped[int] = mapped_column(default=0)  # attempts in a row that got no further
     phases_done: Mapped[int] = mapped_column(default=0)  # most phases that any attempt completed
+    runtime_left_s: Mapped[float | None]  # of resources.max_runtime_s; set while no attempt runs
+
+    checkpoint_manifest: Mapped[str | None] = mapped_column(String(64))  # the newest one's
+    checkpoint_step: Mapped[int] = mapped_column(default=0)
+    adjustments: Mapped[Json] = mapped_column(default=dict)  # what attempts changed: {"lr_halvings": 1}
 
     phases: Mapped[list[Any]]
     progress: Mapped[Json]
@@ -118,6 +124,34 @@ class Event(Base):
     phase: Mapped[str | None] = mapped_column(String(16))
     message: Mapped[str] = mapped_column(Text)
     data: Mapped[Json]
+
+
+class JobCheckpoint(Base):
+    """Where a job can be taken up again. `manifest` is the sha256 of the blob that lists its files.
+
+    attempt: which one saved it; 0: it is the one of the job that this one retries.
+    """
+
+    __tablename__ = "checkpoints"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    attempt: Mapped[int]
+    manifest: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)  # bytes, all files together
+    best: Mapped[bool]  # of those that are kept
+    metrics: Mapped[Json]
+    created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
+
+
+class AttemptLog(Base):
+    """What an attempt's process said, fit to be shown to the job's owner."""
+
+    __tablename__ = "attempt_logs"
+    job_id: Mapped[str] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"), primary_key=True)
+    attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    sha256: Mapped[str] = mapped_column(String(64))
+    size: Mapped[int] = mapped_column(BigInteger)
+    created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
 
 
 class MetricPoint(Base):
