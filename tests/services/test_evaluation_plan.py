@@ -85,7 +85,7 @@ def test_an_order_for_numbers_is_resolved(shop: Session) -> None:
     assert found.resolved.teachers[0].order == [[0]]
     assert found.resolved.preprocessing["target"] == {"mean": 200.0, "std": 50.0}
     assert [term.kind for term in found.resolved.spec.terms()] == ["logit_mse", "task"]
-    assert found.estimate.labeled_rows == 500
+    assert (found.estimate.training_rows, found.estimate.labeled_rows) == (550, 450)
 
 
 @pytest.mark.parametrize("label", ["town", "street"])

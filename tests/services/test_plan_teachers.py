@@ -183,11 +183,12 @@ def test_an_assistant_like_the_teacher_is_filled_in(shop: Session) -> None:
 def test_the_steps_of_all_trainings_are_estimated(
     shop: Session, scheme: dict[str, Any], evaluation: dict[str, Any], times: int
 ) -> None:
-    training = {"batch_size": 16, "epochs": 10, "finetune": {"epochs": 2}}
+    training = {"batch_size": 18, "epochs": 10, "finetune": {"epochs": 2}}
     found = planned(shop, scheme=scheme, training=training, evaluation=evaluation)
     assert found.estimate is not None
-    # 54 of the 60 rows are learned from: 4 steps an epoch, in all of which rows have labels
-    assert found.estimate.total_steps == times * (10 * 4 + 2 * 4)
+    # 54 of the 60 rows are learned from, all of which have labels: 3 steps an epoch
+    assert found.estimate.total_steps == times * (10 * 3 + 2 * 3)
+    assert found.estimate.labeled_rows == 54
 
 
 # ---- the last stage

@@ -68,8 +68,14 @@ class Tables:
 
     def learned_rows(self, validation: object) -> int:
         """Training rows that are left when those held out are taken away."""
-        held = self.held_out(validation.holdout) if isinstance(validation, Holdout) else 0
-        return self.training_rows - held
+        return self.training_rows - self._held(validation)
+
+    def learned_labels(self, validation: object) -> int:
+        """How many of `learned_rows` have a label."""
+        return self.labeled - self._held(validation) if self.labeled else 0
+
+    def _held(self, validation: object) -> int:
+        return self.held_out(validation.holdout) if isinstance(validation, Holdout) else 0
 
     def pinned(self, data: Data) -> ResolvedData:
         by_pointer = {table.pointer: table.pin for table in self.judging}

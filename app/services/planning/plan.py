@@ -34,7 +34,7 @@ class Estimate(Frozen):
     teacher_parameters: int
     times_smaller: float | None = Field(description="than all teachers together; null where none is counted")
     training_rows: int
-    labeled_rows: int
+    labeled_rows: int = Field(description="of the training rows")
     steps_per_epoch: int
     total_steps: int = Field(description="of all trainings: the scheme's students, the control, every seed")
 
@@ -190,8 +190,9 @@ def _stem(tables: Tables) -> str:
 
 
 def _estimate(resolved: Resolved, tables: Tables) -> Estimate:
-    training, rows = resolved.spec.training, tables.learned_rows(resolved.data.validation)
-    steps, last = steps_of(rows, training.batch_size), steps_of(tables.labeled, training.batch_size)
+    training, validation = resolved.spec.training, resolved.data.validation
+    rows, labeled = tables.learned_rows(validation), tables.learned_labels(validation)
+    steps, last = steps_of(rows, training.batch_size), steps_of(labeled, training.batch_size)
     once = steps * training.epochs + last * training.finetune.epochs
     teacher = sum(one.parameters for one in resolved.teachers)
     return Estimate(
@@ -200,7 +201,7 @@ def _estimate(resolved: Resolved, tables: Tables) -> Estimate:
         teacher_parameters=teacher,
         times_smaller=round(teacher / resolved.parameters, 1) if teacher else None,
         training_rows=rows,
-        labeled_rows=tables.labeled,
+        labeled_rows=labeled,
         steps_per_epoch=steps,
         total_steps=once * _trainings(resolved.spec, tables),
     )
