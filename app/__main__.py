@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from app.api.connection import connection_class
 from app.errors import Misconfigured
 from app.logs import configure_logs
 from app.main import create_app
@@ -46,6 +47,8 @@ class Server(uvicorn.Server):
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=GRACE_S,
+            http=connection_class(settings),
+            ws="none",
         )
         super().__init__(config)
         self._application, self._life = application, AsyncExitStack()

@@ -69,6 +69,10 @@ class Misconfigured(StillhouseError):
 # ---- the request is wrong
 
 
+class MalformedRequest(StillhouseError):
+    status, code, title = 400, "malformed_request", "This is no HTTP request"
+
+
 class MalformedBody(StillhouseError):
     status, code, title = 400, "malformed_body", "The body cannot be read"
 
@@ -87,6 +91,10 @@ class NotFound(StillhouseError):
 
 class MethodNotAllowed(StillhouseError):
     status, code, title = 405, "method_not_allowed", "This method is not offered here"
+
+
+class RequestTimedOut(StillhouseError):
+    status, code, title, retryable = 408, "request_timed_out", "The request came too slowly", True
 
 
 class StateConflict(StillhouseError):
@@ -119,6 +127,10 @@ class RangeNotSatisfiable(StillhouseError):
 
 class Overloaded(StillhouseError):
     status, code, title, retryable = 429, "rate_limited", "Too much at once", True
+
+
+class HeadersTooLarge(StillhouseError):
+    status, code, title = 431, "headers_too_large", "The address and the headers are too large"
 
 
 class Unavailable(StillhouseError):

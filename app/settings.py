@@ -49,8 +49,27 @@ class Settings(BaseSettings):
     max_no_progress: PositiveInt = Field(
         3, description="attempts without progress before a job counts as poison"
     )
+    checkpoint_s: Annotated[float, Field(ge=0)] = Field(
+        10.0, description="least seconds between two checkpoints; more where saving is slow"
+    )
+
+    max_connections: PositiveInt = Field(1000, description="connections at once; more are told to come again")
+    max_header_bytes: PositiveInt = Field(32 * 1024, description="largest request line with all its headers")
+    max_headers: PositiveInt = Field(100, description="most headers of a request")
+    header_s: PositiveFloat = Field(
+        10.0, description="seconds in which a request's headers must have come whole"
+    )
+    body_s: PositiveFloat = Field(
+        20.0, description="seconds over which the pace of a body, or of a client that reads, is measured"
+    )
+    min_body_rate: PositiveInt = Field(
+        4096, description="least bytes a second of a body, over each stretch of body_s"
+    )
 
     max_json_bytes: PositiveInt = Field(32 * MIB, description="largest JSON or image body")
+    max_waiting_bytes: PositiveInt = Field(
+        256 * MIB, description="memory for all JSON and image bodies at once; more are told to come again"
+    )
     max_upload_bytes: PositiveInt = Field(4 * GIB, description="largest upload, before and after unpacking")
     max_archive_entries: PositiveInt = Field(200_000, description="most files in an archive")
     max_archive_ratio: PositiveInt = Field(200, description="most bytes that one archived byte may become")

@@ -3,12 +3,8 @@
 import itertools
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,11 +20,11 @@ from app.db.tables import Project
 from app.ports.blobs import Blobs, file_blobs
 from app.settings import Settings
 from tests import servers
+from tests.service import serving
 
 for _name in [name for name in os.environ if name.startswith(("STILLHOUSE_", "AWS_"))]:
     del os.environ[_name]
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}  # two workers share two cores
-READY_S = 60.0
 _numbers = itertools.count()
 
 
@@ -151,51 +147,9 @@ def service(settings: Settings) -> Iterator[Callable[..., httpx.Client]]:
 
         def start(*arguments: str, folder: Path | None = None, **changes: Any) -> httpx.Client:
             changed = Settings(**settings.model_dump() | changes)
-            return stack.enter_context(_serving(changed, arguments or ("-m", "app"), folder))
+            return stack.enter_context(serving(changed, arguments or ("-m", "app"), folder))
 
         yield start
-
-
-@contextmanager
-def _serving(settings: Settings, arguments: Sequence[str], folder: Path | None) -> Iterator[httpx.Client]:
-    environment = os.environ | settings.environment()
-    if settings.bootstrap_key is not None:
-        environment["STILLHOUSE_BOOTSTRAP_KEY"] = settings.bootstrap_key.get_secret_value()
-    log = settings.work_dir.parent / f"service-{settings.port}.log"
-    command = servers.tethered([sys.executable, *arguments], signal.SIGTERM)
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
-    try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{settings.port}", timeout=30) as client:
-            _wait_until_ready(client, process, log)
-            yield client
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            ended = process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            ended = process.wait()
-    assert ended in (0, -signal.SIGTERM), f"the service ended with {ended}:\n{_tail(log)}"
-
-
-def _wait_until_ready(client: httpx.Client, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + READY_S
-    while time.monotonic() < deadline:
-        assert process.poll() is None, (
-            f"the service ended with {process.returncode} at its start:\n{_tail(log)}"
-        )
-        try:
-            if client.get("/readyz").is_success:
-                return
-        except httpx.TransportError:
-            pass  # not listening yet
-        time.sleep(0.02)
-    pytest.fail(f"the service is not ready after {READY_S:.0f} s:\n{_tail(log)}")
-
-
-def _tail(log: Path) -> str:
-    return log.read_text(errors="replace")[-4000:]
 
 
 def _execute(url: str, statement: str) -> None:
