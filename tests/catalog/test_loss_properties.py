@@ -36,6 +36,7 @@ TWICE = {"similarity": 0.5, "pkt": 0.5}  # what a batch twice over is worth, whe
 # neighbors, negatives, a mask that is drawn; rkd's mean distance counts that of a row to its own copy
 DEPENDS_ON_THE_BATCH = {"correlation", "crd", "mgd", "rkd"}
 SUBJECTS = subjects()
+SOME_ROWS = torch.tensor([True, False, True, True, False, True])
 PADDED = [subject for subject in SUBJECTS if subject.layers in ("tokens", "attention")]
 PADDING = ~torch.tensor(
     [[1, 1, 1, 0], [1, 1, 1, 1], [1, 0, 0, 0], [0, 0, 0, 0], [1, 1, 0, 0], [1, 1, 1, 1]]
@@ -116,12 +117,16 @@ def test_a_batch_twice_over_is_worth_the_same_or_a_known_part(subject: Subject) 
 
 
 @but({"mgd"})  # each part would draw another mask
-def test_the_parts_of_a_batch_make_the_whole_unless_it_says_otherwise(subject: Subject) -> None:
-    mine, theirs, whole = student(subject), teacher(subject), batch(subject)
+@pytest.mark.parametrize("mask", [None, SOME_ROWS], ids=["all rows", "some rows"])
+def test_the_parts_of_a_batch_make_the_whole_unless_it_says_otherwise(
+    subject: Subject, mask: Tensor | None
+) -> None:
+    mine, theirs, whole = student(subject), teacher(subject), batch(subject, mask=mask)
     assert whole.labels is not None
     total, count = 0.0, 0.0
     for part in (slice(0, 2), slice(2, 6)):
-        rows = Batch(labels=whole.labels[part], indices=torch.arange(B)[part])
+        left = None if mask is None else mask[part]
+        rows = Batch(labels=whole.labels[part], indices=torch.arange(B)[part], mask=left)
         counted = float(subject.loss.count(rows, part.stop - part.start))
         total, count = (
             total + counted * value(subject, picked(mine, part), picked(theirs, part), rows).item(),
@@ -136,7 +141,7 @@ GARBAGE = [float("nan"), float("inf"), 1e30, -3.0]
 
 @every_loss
 def test_rows_that_are_masked_do_not_count(subject: Subject) -> None:
-    mask = torch.tensor([True, False, True, True, False, True])
+    mask = SOME_ROWS
     mine, theirs, rows = student(subject), teacher(subject), batch(subject)
     assert rows.labels is not None
     assert rows.indices is not None

@@ -38,6 +38,7 @@ class CrossEntropy(Loss):
 
     def count(self, batch: Batch, rows: int) -> "Tensor | int":
         """Labeled rows, mixed ones by their shares."""
+        batch = batch if batch.mask is None else batch.kept(batch.mask.bool())
         if batch.labels is None or batch.others is None or batch.share is None:
             return rows if batch.labels is None else (batch.labels != UNLABELED).sum()
         rest = (batch.others != UNLABELED) * (1 - batch.share)

@@ -31,6 +31,7 @@ class TaskLoss(Loss):
 
     def count(self, batch: Batch, rows: int) -> "Tensor | int":
         """Labeled rows."""
+        batch = batch if batch.mask is None else batch.kept(batch.mask.bool())
         return rows if batch.labels is None else (~batch.labels.isnan()).sum()
 
 
