@@ -77,6 +77,20 @@ def test_three_seeds_are_three_trainings_of_student_and_control(
         assert title in text
 
 
+def test_a_teacher_that_is_not_compared_stands_in_no_slice_and_may_be_a_bar(
+    workshop: Workshop, expert: nn.Module
+) -> None:
+    train, teacher = workshop.data(table(X[:300], Y[:300])), workshop.perceptron(expert, (64, 64))
+    gate = {"metric": "accuracy", "versus": "teacher", "min_ratio": 0.1}
+    evaluation = {"bootstrap": 100, "compare": ["control"], "slices": ["label"], "gates": [gate]}
+    spec = {"training": QUICK, "exports": [{"kind": "safetensors"}], "evaluation": evaluation}
+    report = report_of(workshop, workshop.carry_out(order([teacher], train, spec=spec)))
+    assert [column["name"] for column in report["columns"]] == ["student_before", "control", "student"]
+    assert {name for one in report["slices"] for name in one["metrics"]} == {"control", "student"}
+    assert {name for one in report["slices"] for name in one["differences"]} == {"control"}
+    assert [one["passed"] for one in report["gates"]] == [True]
+
+
 def test_a_slice_is_the_same_as_scoring_its_rows_alone() -> None:
     chance = np.random.default_rng(0)
     labels = chance.integers(0, 3, 90)

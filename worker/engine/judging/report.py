@@ -149,7 +149,7 @@ def build(
         ],
         gap_recovered=findings.gap,
         inherited=findings.inherited,
-        slices=findings.slices,
+        slices=[one.of(shown) for one in findings.slices],
         gates=gates,
         exports=rows,
         cost=findings.cost,

@@ -1,6 +1,6 @@
 """The same comparison within parts of the rows: those that have one value in a column."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +30,14 @@ class Slice(Frozen):
     metrics: dict[str, dict[str, Interval]]
     differences: dict[str, dict[str, Interval]]
     inherited: Inherited | None
+
+    def of(self, columns: Collection[str]) -> "Slice":
+        """With these columns alone."""
+        metrics, differences = (
+            {name: one for name, one in part.items() if name in columns}
+            for part in (self.metrics, self.differences)
+        )
+        return self.model_copy(update={"metrics": metrics, "differences": differences})
 
 
 def cut(
