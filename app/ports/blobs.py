@@ -2,10 +2,12 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import IO, TYPE_CHECKING, Protocol
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 CHUNK = 4 * 1024**2  # bytes read at once
 PART = 8 * 1024**2  # bytes of one part of a large upload; four travel at once
+REFRESHED = timedelta(hours=6)  # after which storing the same bytes again makes them young
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,17 @@ class Blob:
     size: int
 
 
+@dataclass(frozen=True)
+class Stored(Blob):
+    """put_at: when its bytes were stored last, give or take REFRESHED."""
+
+    put_at: datetime
+
+
 class Blobs(Protocol):
     def put(self, chunks: Iterable[bytes]) -> Blob:
-        """Stores the bytes; they become visible all at once. Storing the same bytes again changes nothing."""
+        """Stores the bytes; they become visible all at once. Storing the same bytes again makes them young
+        and changes nothing else."""
 
     def put_file(self, path: Path) -> Blob:
         """The same for a file, which is read in chunks."""
@@ -49,6 +61,12 @@ class Blobs(Protocol):
 
         Raises NotFound, BlobCorrupt.
         """
+
+    def all(self) -> Iterator[Stored]:
+        """Everything that is stored, in no order."""
+
+    def remove(self, sha256: str, put_before: datetime) -> bool:
+        """Takes it away, unless somebody has stored it since; whether it did."""
 
     def check(self) -> None:
         """Raises Unavailable when the store cannot be reached."""
@@ -138,6 +156,20 @@ class ObjectBlobs:
             finally:
                 Path(file.name).unlink(missing_ok=True)
 
+    def all(self) -> Iterator[Stored]:
+        with _outages():
+            for found in chain.from_iterable(self._store.list("sha256")):
+                name = found["path"].rpartition("/")[2]
+                if _DIGEST.fullmatch(name):
+                    yield Stored(name, found["size"], found["last_modified"])
+
+    def remove(self, sha256: str, put_before: datetime) -> bool:
+        with _outages(), suppress(FileNotFoundError):
+            if self._store.head(_key(sha256))["last_modified"] < put_before:
+                self._store.delete(_key(sha256))
+                return True
+        return False
+
     def check(self) -> None:
         with _outages():
             next(iter(self._store.list("sha256/00", chunk_size=1)), None)
@@ -147,12 +179,25 @@ class ObjectBlobs:
 
         key = _key(blob.sha256)
         with _outages():
-            if blob.size <= PART:
-                spooled.seek(0)
-                with suppress(AlreadyExistsError):
-                    self._store.put(key, spooled.read(), mode="create", use_multipart=False)
-            elif self.size(blob.sha256) is None:
-                self._store.put(key, Path(spooled.name), chunk_size=PART, max_concurrency=4)
+            if blob.size > PART:
+                if not self._is_young(blob):
+                    self._store.put(key, Path(spooled.name), chunk_size=PART, max_concurrency=4)
+                return
+            spooled.seek(0)
+            content = spooled.read()
+            try:
+                self._store.put(key, content, mode="create", use_multipart=False)
+            except AlreadyExistsError:
+                if not self._is_young(blob):
+                    self._store.put(key, content, use_multipart=False)
+
+    def _is_young(self, blob: Blob) -> bool:
+        """Whether the same bytes were stored a short while ago, so that nobody takes them away soon."""
+        try:
+            found = self._store.head(_key(blob.sha256))
+        except FileNotFoundError:
+            return False
+        return found["size"] == blob.size and datetime.now(UTC) - found["last_modified"] < REFRESHED
 
     def _pieces(self, key: str, start: int, end: int) -> Iterator[bytes]:
         for position in range(start, end, CHUNK):
@@ -173,8 +218,10 @@ class FileBlobs(ObjectBlobs):
         target = folder / _key(blob.sha256)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.fsync(spooled.fileno())
-        with suppress(FileExistsError):
+        try:
             os.link(spooled.name, target)
+        except FileExistsError:
+            os.utime(target)
         for made in (target.parent, target.parent.parent, folder):
             _sync_folder(made)
 

@@ -1,9 +1,11 @@
 """The contract of the blob port, held by both adapters: a folder and a real S3 server."""
 
 import hashlib
+import time
 import tracemalloc
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
@@ -144,3 +146,35 @@ def test_a_missing_bucket_and_a_wrong_key_fail_the_check(
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(Unavailable):
         s3_blobs(s3.bucket, s3.prefix, tmp_path).check()
+
+
+def test_all_that_is_stored_is_told_with_its_age(blobs: ObjectBlobs) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=2)  # a store's clock counts whole seconds
+    put = {blobs.put([content]) for content in (b"one", b"two", b"")}
+    told = list(blobs.all())
+    assert {Blob(one.sha256, one.size) for one in told} == put
+    assert all(before < one.put_at < datetime.now(UTC) + timedelta(seconds=2) for one in told)
+
+
+def test_what_was_stored_since_is_not_taken_away(blobs: ObjectBlobs) -> None:
+    blob, now = blobs.put([b"kept"]), datetime.now(UTC)
+    assert not blobs.remove(blob.sha256, now - timedelta(minutes=1))
+    assert blobs.size(blob.sha256) == 4
+    assert blobs.remove(blob.sha256, now + timedelta(minutes=1))
+    assert blobs.size(blob.sha256) is None
+    assert not blobs.remove(blob.sha256, now + timedelta(minutes=1))
+    assert blobs.put([b"kept"]) == blob  # and it can come back
+
+
+@pytest.mark.parametrize("content", [b"small", LARGE], ids=["small", "large"])
+def test_storing_old_bytes_again_makes_them_young(
+    blobs: ObjectBlobs, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.ports.blobs.REFRESHED", timedelta(0))
+    blob = blobs.put([content])
+    (first,) = blobs.all()
+    time.sleep(1.1)
+    blobs.put([content])
+    (again,) = blobs.all()
+    assert again.put_at > first.put_at
+    assert b"".join(blobs.read(blob.sha256)) == content
