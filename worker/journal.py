@@ -1,15 +1,17 @@
 """What one attempt says of itself while it works, all of it under its fencing token."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import structlog
+from sqlalchemy.orm import Session
 
 from app.db.session import Sessions
+from app.db.tables import JobCheckpoint
 from app.failpoints import failpoint
-from app.services import hops, jobs
+from app.services import checkpoints, hops, jobs
 from app.services.hops import Hop
 from app.services.jobs import Json, Point
 from app.services.models import Checkpoint
@@ -26,7 +28,7 @@ class Journal:
         self, sessions: Sessions, job_id: str, attempt: int, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._sessions, self._job_id, self._attempt, self._clock = sessions, job_id, attempt, clock
-        self._phase, self._due = "", 0.0
+        self._phase, self._due, self._fraction = "", 0.0, 0.0
         self._best: Json | None = None
         self._points: list[Point] = []
 
@@ -35,7 +37,7 @@ class Journal:
         """A phase that fails is left open: the job's end closes it."""
         with self._sessions.write() as session:
             jobs.start_phase(session, self._job_id, self._attempt, name)
-        self._phase, self._due = name, 0.0
+        self._phase, self._due, self._fraction = name, 0.0, 0.0
         log.info("phase started", phase=name)
         failpoint(f"{name}.started")
         yield
@@ -51,6 +53,7 @@ class Journal:
 
     def progress(self, fraction: float, **progress: Any) -> None:
         """How far the phase is, 0 to 1; what comes between two writes is forgotten."""
+        self._fraction = fraction
         if self.due():
             self._write(fraction, progress or None)
 
@@ -83,6 +86,37 @@ class Journal:
         """A diagnosis with a suggestion."""
         self.note(message, "warning", "warning", kind=kind, **data)
 
+    def checkpoint(
+        self, *, step: int, manifest: str, size: int, best: bool, metrics: Mapping[str, float]
+    ) -> None:
+        """A later attempt goes on from here, so all that was measured before is written with it."""
+        with self._sessions.write() as session:
+            if self._points or self._best:
+                self._report(session, self._fraction)
+            checkpoints.save(
+                session,
+                self._job_id,
+                self._attempt,
+                step=step,
+                manifest=manifest,
+                size=size,
+                best=best,
+                metrics=dict(metrics),
+            )
+        self._points, self._best = [], None
+        log.info("checkpoint saved", step=step, size=size)
+
+    def checkpoints(self) -> list[JobCheckpoint]:
+        """The newest one first."""
+        with self._sessions.read() as session:
+            return list(checkpoints.newest_first(session, self._job_id))
+
+    def adjust(self, adjustments: Json, message: str) -> None:
+        """What this job changes of its order from now on; a warning says why."""
+        with self._sessions.write() as session:
+            jobs.adjust(session, self._job_id, self._attempt, adjustments, message)
+        log.warning(message, phase=self._phase, **adjustments)
+
     def finish_hop(self, output: str, hop: Hop) -> None:
         """Students on the way are model versions from here on. output: the model that the job's own joins."""
         with self._sessions.write() as session:
@@ -110,14 +144,17 @@ class Journal:
 
     def _write(self, fraction: float, progress: Json | None = None) -> None:
         with self._sessions.write() as session:
-            jobs.report_progress(
-                session,
-                self._job_id,
-                self._attempt,
-                phase=self._phase,
-                fraction=fraction,
-                progress=progress,
-                best=self._best,
-                points=self._points,
-            )
+            self._report(session, fraction, progress)
         self._points, self._best, self._due = [], None, self._clock() + WRITE_S
+
+    def _report(self, session: Session, fraction: float, progress: Json | None = None) -> None:
+        jobs.report_progress(
+            session,
+            self._job_id,
+            self._attempt,
+            phase=self._phase,
+            fraction=fraction,
+            progress=progress,
+            best=self._best,
+            points=self._points,
+        )

@@ -2,13 +2,13 @@
 
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from app.db.tables import Job
 from app.ports.parts import Parts
 from app.services.scratch import attempt_folder
+from worker.engine.checkpoint import Left, Stop
 from worker.engine.export import export
 from worker.engine.fetch import fetch
 from worker.engine.judging.evaluate import evaluate
@@ -19,29 +19,33 @@ from worker.engine.train import train
 from worker.engine.validate import validate
 from worker.journal import Journal
 
-if TYPE_CHECKING:
-    from worker.__main__ import Stop
 
-
-def run(job: Job, attempt: int, parts: Parts, stop: "Stop") -> None:
-    """Raises a StillhouseError that says why the job failed, or LeaseLost when another attempt owns it."""
+def run(job: Job, attempt: int, parts: Parts, stop: Stop) -> None:
+    """Raises a StillhouseError that says why the job failed, LeaseLost when another attempt owns it, and Left
+    when this one was asked to go."""
     journal = Journal(parts.sessions, job.id, attempt)
+
+    def phase(name: str) -> AbstractContextManager[None]:
+        if stop.leave.is_set():
+            raise Left
+        return journal.phase(name)
+
     with _workplace(attempt_folder(parts.settings, job.id, attempt)) as folder:
-        with journal.phase("validate"):
+        with phase("validate"):
             order = validate(job, folder, parts, journal)
-        with journal.phase("fetch"):
+        with phase("fetch"):
             material = fetch(order)
-        with journal.phase("preflight"):
+        with phase("preflight"):
             preflight(order, material)
-        with journal.phase("signals"):
+        with phase("signals"):
             answers = signals(order, material)
-        with journal.phase("train"):
-            taught = train(order, material, answers, stop.finish)
-        with journal.phase("evaluate"):
+        with phase("train"):
+            taught = train(order, material, answers, stop)
+        with phase("evaluate"):
             findings = evaluate(order, material, answers, taught)
-        with journal.phase("export"):
+        with phase("export"):
             exported = export(order, material, findings.student)
-        with journal.phase("register"):
+        with phase("register"):
             result = register(order, material, taught, findings, exported)
         journal.succeed(result.checkpoint, result.manifest, result.artifacts, result.outcome, result.usage)
 

@@ -38,7 +38,7 @@ class Stop:
     """What the worker's process gives to `run`."""
 
     def __init__(self) -> None:
-        self.finish = threading.Event()
+        self.finish, self.leave = threading.Event(), threading.Event()
 
 
 def digits() -> tuple[NDArray[Any], NDArray[Any]]:

@@ -15,17 +15,19 @@ from app.catalog.spec import LOSSES, Training
 from worker.data import Split
 from worker.engine import hops, teachers
 from worker.engine.answers import places
+from worker.engine.checkpoint import Checkpoints, Run
 from worker.engine.device import Rows
-from worker.engine.distill import Lesson, Stage, Trained, distill
+from worker.engine.distill import Lesson, Progress, Stage, Trained, distill
 from worker.engine.ensemble import Ensemble
 from worker.engine.fetch import Material
 from worker.engine.inputs import Inputs, training_inputs
 from worker.engine.job_watch import JobWatch
 from worker.engine.judging.metrics import Judge, judge_of
-from worker.engine.learner import Learner, Metrics
+from worker.engine.learner import Best, Learner, Metrics
 from worker.engine.lumped import LumpedRows
 from worker.engine.measuring import predict, validator
 from worker.engine.questions import form_of
+from worker.engine.standing import Standing
 from worker.engine.teaching import Teaching
 from worker.engine.validate import Order
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 class Course:
     """answers: what the phase `signals` gives, by the name of the split. runs: trainings in all, for the
-    progress."""
+    progress. checkpoints: None: nothing is kept."""
 
     def __init__(
         self,
@@ -47,8 +49,10 @@ class Course:
         finish: threading.Event,
         *,
         runs: int,
+        checkpoints: Checkpoints | None = None,
     ) -> None:
         self.order, self.material, self.answers, self.finish = order, material, answers, finish
+        self._checkpoints = checkpoints
         self._share, self._begun = 1 / runs, 0
         self.notes: list[str] = []  # for the report
         self.log_losses: list[float] = []  # of the last one that was taught, on the validation rows
@@ -196,46 +200,82 @@ class Course:
         named = self.order.task.metric if stopping is None or stopping.metric == "auto" else stopping.metric
         return named if len(self.material.validation.labeled) else self.judge.imitation
 
+    def has_begun(self, name: str, seed: int) -> bool:
+        """Whether the run that ends with this student was begun by an earlier attempt."""
+        return self._checkpoints is not None and self._checkpoints.knows(_run_name(name, seed))
+
     def teach(self, modules: Sequence[nn.Module], lesson: Lesson, *, name: str, seed: int) -> list[Trained]:
         """Trains them together, usually one. name: what the last one's metric points are found under.
 
-        Raises NumericDivergence.
+        What an earlier attempt has trained is not trained again. Raises NumericDivergence, OutOfMemory, Left.
         """
-        training = self.training(seed)
-        first = next(iter(lesson.stages))
-        probe = lesson.inputs(torch.from_numpy(first.rows[: training.batch_size]), 0)
-        learners = [
-            Learner(
-                module,
-                lesson.terms,
-                training,
-                device=self.order.device,
-                teaching=lesson.teaching,
-                probe=probe,
-                rows=len(self.material.training.labels),
-            )
-            for module in modules
-        ]
-        self.notes += [note for note in learners[-1].told_pairs() if note not in self.notes]
-        trained = self.run(learners, lesson, training, name)
+        run = self._checkpoints.over(_run_name(name, seed)) if self._checkpoints else None
+        if run is None:
+            training = self.training(seed)
+            first = next(iter(lesson.stages))
+            probe = lesson.inputs(torch.from_numpy(first.rows[: training.batch_size]), 0)
+            learners = [
+                Learner(
+                    module,
+                    lesson.terms,
+                    training,
+                    device=self.order.device,
+                    teaching=lesson.teaching,
+                    probe=probe,
+                    rows=len(self.material.training.labels),
+                )
+                for module in modules
+            ]
+            run = self.run(learners, lesson, name, seed)
+            for learner in learners:
+                learner.close()
+        else:
+            last = run.trained[-1]
+            self._watch(name, seed).best(last.best_step, lesson.metric, last.best[lesson.metric])
         self._begun += 1
-        for learner in learners:
-            learner.close()
-        return trained
+        self.notes += [note for note in run.notes if note not in self.notes]
+        self.log_losses = run.log_losses
+        return run.trained
 
-    def run(self, learners: list[Learner], lesson: Lesson, training: Training, name: str) -> list[Trained]:
-        """The loop, looked on by the job."""
-        own, seed = name in ("student", "control"), training.seed
+    def run(self, learners: list[Learner], lesson: Lesson, name: str, seed: int) -> Run:
+        """The loop, looked on by the job, from where it was left or from the beginning."""
+        kept, company = self._checkpoints, lesson.company
+        assert kept is not None, "a rehearsal has a loop of its own"
+        progress = Progress([Best(lesson.metric) for _ in company.students([one.module for one in learners])])
+        standing = Standing(_run_name(name, seed), learners, company, progress)
+        beginning = standing.copy()
+
+        def attempt() -> list[Trained]:
+            kept.restore(standing, beginning)
+            watch = self._watch(name, seed, (progress.step, progress.samples))
+            watch.log_losses = standing.log_losses
+            if progress.best[-1].step:
+                watch.best(progress.best[-1].step, lesson.metric, progress.best[-1].metrics[lesson.metric])
+            return distill(
+                learners,
+                lesson,
+                self.training(seed),
+                watch=watch,
+                finish=self.finish,
+                resumed=progress,
+                keep=lambda _: kept.keep(standing),
+                rate=self.order.adjustments.rate,
+            )
+
+        trained = self.order.adjustments.persist(attempt)
+        run = Run(trained, standing.log_losses, learners[-1].told_pairs())
+        kept.end(standing, run)
+        return run
+
+    def _watch(self, name: str, seed: int, resumed: tuple[int, int] = (0, 0)) -> JobWatch:
+        own = name in ("student", "control")
         prefix = f"seed_{seed}_" if own and seed != self.order.seed else ""
         prefix += "" if name == "student" else f"{name}_"
         begun = self._begun * self._share
-        watch = JobWatch(self.order.journal, prefix=prefix, first=begun, share=self._share)
-        trained = distill(learners, lesson, training, watch=watch, finish=self.finish)
-        self.log_losses = watch.log_losses
-        return trained
+        return JobWatch(self.order.journal, prefix=prefix, first=begun, share=self._share, resumed=resumed)
 
     def training(self, seed: int) -> Training:
-        return self.spec.training.model_copy(update={"seed": seed})
+        return self.order.adjustments.training(seed)
 
     def validator(self, heard: "Array | None") -> Callable[[nn.Module], Metrics]:
         """heard: what the logits are compared with, row for row."""
@@ -268,6 +308,11 @@ class Course:
     def _rows(self, split: Split, preprocessing: Any) -> Rows:
         encoded = self.material.tables.laid_end_to_end(split, self.order.task, preprocessing)
         return Rows(encoded, self.order.device)
+
+
+def _run_name(name: str, seed: int) -> str:
+    """Within the job."""
+    return f"{name}-{seed}"
 
 
 def stored(order: Order, answers: "Array | None") -> Rows | LumpedRows | None:

@@ -87,3 +87,10 @@ def seed_everything(seed: int) -> None:
 def state_on_cpu(module: nn.Module) -> dict[str, Tensor]:
     """A copy of all weights and buffers."""
     return {name: tensor.detach().cpu().clone() for name, tensor in module.state_dict().items()}
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether it says that the device's memory, or the machine's, was not enough."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)  # torch, on a CPU

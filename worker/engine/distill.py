@@ -136,10 +136,11 @@ class Watch(Protocol):
 
 @dataclass
 class Progress:
-    """How far a run is; with the states of learners, company and torch's random stream, which dropout draws
+    """How far a run is; with the states of learners and company, and of the random streams that dropout draws
     from, all that a resumed one needs.
 
-    over: the stages that ended before their epochs were over.
+    over: the stages that ended before their epochs were over. measured: the step of the last measurement.
+    sums: of each term's values since the step `read_at`; None: an epoch begins.
     """
 
     best: list[Best]
@@ -147,6 +148,24 @@ class Progress:
     samples: int = 0
     seconds: float = 0.0
     over: set[int] = field(default_factory=set)
+    measured: int = 0
+    sums: Tensor | None = None
+    read_at: int = 0
+
+    def sums_since(self, step: int, weights: Tensor) -> Tensor:
+        """On the device of the terms' weights; zeros where an epoch begins, at this step."""
+        if self.sums is None:
+            self.sums, self.read_at = torch.zeros_like(weights), step
+        return self.sums.to(weights.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        best = [one.state_dict() for one in self.best]
+        return {**vars(self), "best": best, "over": sorted(self.over)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for one, before in zip(self.best, state["best"], strict=True):
+            one.load_state_dict(before)
+        vars(self).update({**state, "best": self.best, "over": set(state["over"])})
 
 
 def _forget(progress: Progress) -> None:
@@ -162,10 +181,11 @@ def distill(
     finish: threading.Event,
     resumed: Progress | None = None,
     keep: "Callable[[Progress], None]" = _forget,
+    rate: float = 1.0,
 ) -> list[Trained]:
     """Trains students, usually one, until their epochs are over, the last one's validation metric stands
     still, or `finish` is set; answers for all of the company's. resumed: where an earlier run was left.
-    keep: called after every step.
+    keep: called after every step. rate: what every learning rate is multiplied by.
 
     Raises NumericDivergence, naming the terms, before a loss that is no finite number moves an optimizer.
     """
@@ -173,9 +193,10 @@ def distill(
     done = resumed or Progress([Best(lesson.metric) for _ in students])
     total = sum(stage.epochs * stage.steps(training.batch_size) for stage in lesson.stages)
     patience = training.early_stopping.patience if training.early_stopping else total
-    begun, epoch, enough = time.monotonic() - done.seconds, -1, False
+    begun, epoch = time.monotonic() - done.seconds, -1
+    enough = _enough_before(students, lesson, done, watch, finish)
 
-    for moment in timetable(lesson.stages, training, done.step):
+    for moment in () if enough else timetable(lesson.stages, training, done.step):
         if moment.stage in done.over:
             continue
         if moment.begins_stage:
@@ -185,7 +206,7 @@ def distill(
         if moment.epoch != epoch:
             epoch = moment.epoch
             terms = [learner.begin(epoch, lesson.stages[moment.stage].places) for learner in learners]
-            sums, read_at = torch.zeros_like(terms[-1].weights), moment.step
+            sums = done.sums_since(moment.step, terms[-1].weights)
         seen = lesson.inputs(moment.index, epoch)
         for part in seen.parts(training.micro_batch_size):
             heard = lesson.teaching.hear(part, moment.step) if lesson.teaching else Heard.nothing(moment.step)
@@ -196,17 +217,18 @@ def distill(
                 values = learner.add_gradients(those, answer, what, part, shares)
             sums += values
         for learner in learners:
-            learner.step(moment.lr)
+            learner.step(moment.lr * rate)
         lesson.company.stepped()
 
         done.step, done.samples = moment.step + 1, done.samples + len(seen)
         done.seconds = time.monotonic() - begun
         watch.step(done.step, total, epoch, done.samples)
         enough = finish.is_set()
-        if enough or moment.ends_epoch or done.step - read_at == LOG_STEPS:
-            means = sums / (done.step - read_at)
+        if enough or moment.ends_epoch or done.step - done.read_at == LOG_STEPS:
+            means = sums / (done.step - done.read_at)
             watch.reading("train", done.step, learners[-1].objective.reading(terms[-1], means))
-            sums, read_at = torch.zeros_like(sums), done.step
+            sums, done.read_at = torch.zeros_like(sums), done.step
+        done.sums = None if moment.ends_epoch else sums
         if enough or moment.ends_epoch:
             _measure(students, lesson, done, watch)
             if done.best[-1].stale >= patience and not lesson.stages[moment.stage].patient:
@@ -224,11 +246,22 @@ def distill(
     ]
 
 
+def _enough_before(
+    students: Sequence[nn.Module], lesson: Lesson, done: Progress, watch: Watch, finish: threading.Event
+) -> bool:
+    """Whether a run that was taken up again is over at once, as `finish` has been set meanwhile."""
+    enough = done.step > 0 and finish.is_set()
+    if enough and done.measured < done.step:
+        _measure(students, lesson, done, watch)
+    return enough
+
+
 def _measure(students: Sequence[nn.Module], lesson: Lesson, done: Progress, watch: Watch) -> None:
     """At an epoch's end; who looks on is told of the last student, which is the job's own."""
     for student, best in zip(students, done.best, strict=True):
         measured = lesson.validate(student)
         better = best.replaced_by(student, done.step, measured)
+    done.measured = done.step
     watch.reading("validation", done.step, measured)
     if better:
         watch.best(done.step, lesson.metric, measured[lesson.metric])

@@ -8,24 +8,36 @@ from worker.journal import Journal
 
 
 class JobWatch:
-    """Passes on how a run goes; `first` and `share` are its part of the whole phase."""
+    """Passes on how a run goes; `first` and `share` are its part of the whole phase.
 
-    def __init__(self, journal: Journal, *, prefix: str, first: float, share: float) -> None:
+    resumed: the steps and samples of earlier attempts.
+    """
+
+    def __init__(
+        self,
+        journal: Journal,
+        *,
+        prefix: str,
+        first: float,
+        share: float,
+        resumed: tuple[int, int] = (0, 0),
+    ) -> None:
         self._journal, self._prefix, self._first, self._share = journal, prefix, first, share
-        self._started = time.monotonic()
+        self._started, self._before = time.monotonic(), resumed
         self.log_losses: list[float] = []
 
     def step(self, step: int, total: int, epoch: int, samples: int) -> None:
         if not self._journal.due():
             return
         seconds = max(time.monotonic() - self._started, 1e-9)
+        steps_before, samples_before = self._before
         self._journal.progress(
             self._first + self._share * step / total,
             step=step,
             total_steps=total,
             epoch=epoch,
-            samples_per_s=round(samples / seconds, 1),
-            eta_s=round(seconds / step * (total - step), 1),
+            samples_per_s=round((samples - samples_before) / seconds, 1),
+            eta_s=round(seconds / (step - steps_before) * (total - step), 1),
         )
 
     def reading(self, split: Literal["train", "validation"], step: int, values: Metrics) -> None:

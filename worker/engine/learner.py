@@ -48,8 +48,8 @@ class Learner:
         self.looks = look(forms, self.tapped, teaching, few, rows=rows, seed=training.seed)
         self.objective = Objective(self.looks.forms, self.looks.contexts, device.on)
         self._weights = list(student.parameters())
-        self._learned = [*self._weights, *self.objective.parameters()]
-        self.optimizer = make_optimizer(training.optimizer, self._learned)
+        self.learned = [*self._weights, *self.objective.parameters()]
+        self.optimizer = make_optimizer(training.optimizer, self.learned)
         self.pulls: Metrics = {}
 
     def close(self) -> None:
@@ -103,7 +103,7 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = lr
         if self._training.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self._learned, self._training.clip_norm)
+            nn.utils.clip_grad_norm_(self.learned, self._training.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
 
@@ -120,7 +120,8 @@ class Learner:
         self.module.load_state_dict(state["student"])
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.pulls = state["pulls"]
+        self.optimizer.zero_grad()
+        self.pulls = dict(state["pulls"])
 
 
 @dataclass
@@ -133,6 +134,12 @@ class Best:
     step: int = 0
     metrics: Metrics = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
+
+    def state_dict(self) -> dict[str, Any]:
+        return vars(self).copy()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
 
     def replaced_by(self, student: nn.Module, step: int, metrics: Metrics) -> bool:
         """Looks at an epoch's end."""

@@ -12,7 +12,7 @@ from app.catalog.base import Architecture
 from app.errors import Fault, ShapeMismatch, TeacherLoadFailed
 from worker.data import open_rows
 from worker.engine import answers, teachers
-from worker.engine.device import Rows
+from worker.engine.device import Rows, out_of_memory
 from worker.engine.distill import Trained
 from worker.engine.export import write_all
 from worker.engine.fetch import Material
@@ -40,19 +40,25 @@ def preflight(order: Order, material: Material) -> None:
 
     if order.inherited:
         order.journal.note(order.inherited.told, **order.inherited.data)
-    checked: list[Architecture] = []
-    for _, architecture in spec.scheme.students(spec.student.architecture):
-        if architecture not in checked:
-            checked.append(architecture)
-            _check_student(order, architecture, order.new_student(architecture), encoded)
-    rehearsal = Rehearsal(order, material, encoded, np.stack(heard, 1) if heard else None, live)
-    taught = ARRANGE[spec.scheme.kind](rehearsal, spec.scheme).teach(order.seed)
-    for note in rehearsal.notes:
-        order.journal.note(note)
+
+    def rehearse() -> list[Trained]:
+        checked: list[Architecture] = []
+        few = encoded[: order.adjustments.training(order.seed).micro_batch_size]
+        for _, architecture in spec.scheme.students(spec.student.architecture):
+            if architecture not in checked:
+                checked.append(architecture)
+                _check_student(order, architecture, order.new_student(architecture), few)
+        rehearsal = Rehearsal(order, material, encoded, np.stack(heard, 1) if heard else None, live)
+        taught = ARRANGE[spec.scheme.kind](rehearsal, spec.scheme).teach(order.seed)
+        for note in rehearsal.notes:
+            order.journal.note(note)
+        return [*taught.values(), *rehearsal.before]
+
+    rehearsed = order.adjustments.persist(rehearse)
     order.journal.progress(0.5)
 
     exported: list[Architecture | None] = []
-    for one in (*taught.values(), *rehearsal.before):
+    for one in rehearsed:
         if one.architecture not in exported:
             exported.append(one.architecture)
             _check_exports(order, one, encoded)
@@ -85,9 +91,9 @@ def _heard(
     sample, array = Rows(encoded, order.device), np.empty((rows, len(teacher.labels)), np.float32)
     try:
         answers.ask(answer, teacher, lambda index: order.task.normalize(sample[index], own), array)
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, ValueError, TypeError) as error:
+        if out_of_memory(error):
+            raise
         shape = " x ".join(map(str, encoded.shape[1:]))
         raise TeacherLoadFailed(
             f"The teacher {teacher.reference} cannot take the rows of {shape} that its preprocessing "
@@ -121,9 +127,9 @@ def _check_student(
     try:
         with order.device.autocast():
             logits = student.train()(order.normalize(torch.from_numpy(encoded).to(order.device.on))).logits
-    except torch.OutOfMemoryError:
-        raise
     except (RuntimeError, ValueError, TypeError) as error:
+        if out_of_memory(error):
+            raise
         raise ShapeMismatch(
             f"The student ({family}) cannot take a batch of {len(encoded)} rows of {shape}. "
             "Order fewer stages, a larger input or larger batches.",

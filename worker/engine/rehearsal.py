@@ -1,7 +1,7 @@
 """A job's own course in small: one batch, one epoch a stage; nobody looks on and nothing is kept."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,8 +13,9 @@ from app.catalog.features import LayerLoss
 from app.catalog.spec import Training
 from app.errors import Fault, Invalid, ShapeMismatch
 from worker.data import Split
+from worker.engine.checkpoint import Run
 from worker.engine.course import Course
-from worker.engine.device import Rows
+from worker.engine.device import Rows, out_of_memory
 from worker.engine.distill import Lesson, Trained, distill
 from worker.engine.fetch import Material
 from worker.engine.layer_paths import at
@@ -78,22 +79,18 @@ class Rehearsal(Course):
     def training(self, seed: int) -> Training:
         return super().training(seed).model_copy(update={"early_stopping": None})
 
-    def run(
-        self,
-        learners: Sequence[Learner],
-        lesson: Lesson,
-        training: Training,
-        name: str,
-    ) -> list[Trained]:
+    def run(self, learners: list[Learner], lesson: Lesson, name: str, seed: int) -> Run:
         """Raises ShapeMismatch where a loss cannot compare what it is shown."""
+        training, rate = self.training(seed), self.order.adjustments.rate
         try:
-            return distill(learners, lesson, training, watch=_Nobody(), finish=self.finish)
-        except torch.OutOfMemoryError:
-            raise
+            trained = distill(learners, lesson, training, watch=_Nobody(), finish=self.finish, rate=rate)
         except (Invalid, RuntimeError, ValueError, LookupError) as error:
+            if out_of_memory(error):
+                raise
             computing = [one.objective.computing for one in learners]
             place = next((place for place in computing if place is not None), None)
             raise _misfit(error, place, lesson) from error
+        return Run(trained, [], learners[-1].told_pairs())
 
     def found(self, place: int) -> None:
         """Nothing was there before."""

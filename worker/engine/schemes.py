@@ -26,9 +26,10 @@ def one_by_one(course: Course, scheme: Scheme) -> Arranged:  # noqa: ARG001
     lesson = course.lesson()
     *early, last = range(len(course.hops))
     for place in early:
-        if course.finish.is_set():
+        name, seed = course.hops[place][-1][0], course.order.seed
+        if course.finish.is_set() and not course.has_begun(name, course.seed_of(name, seed)):
             break
-        done = course.hop(place, course.newcomers(place, course.order.seed), lesson, course.order.seed)
+        done = course.hop(place, course.newcomers(place, seed), lesson, seed)
         before |= done
         lesson = course.lesson_of(*done.values())
     return Arranged(lambda seed: course.hop(last, course.newcomers(last, seed), lesson, seed), before)

@@ -1,12 +1,12 @@
 """The fifth phase: the students are taught as the scheme has it, and then the controls, which lack nothing
 but the teacher."""
 
-import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from app.catalog.base import Scheme
 from app.services.jobs import Json
+from worker.engine.checkpoint import Checkpoints, Stop
 from worker.engine.course import Course
 from worker.engine.distill import Trained
 from worker.engine.fetch import Material
@@ -51,18 +51,21 @@ class Taught:
         return self.controls[0] if self.controls else None
 
 
-def train(order: Order, material: Material, answers: "dict[str, Array]", finish: threading.Event) -> Taught:
-    """Raises NumericDivergence."""
-    spec, why = order.resolved.spec, _no_control(order, material)
+def train(order: Order, material: Material, answers: "dict[str, Array]", stop: Stop) -> Taught:
+    """Goes on from where an earlier attempt was. Raises NumericDivergence, OutOfMemory and Left."""
+    spec, why, finish = order.resolved.spec, _no_control(order, material), stop.finish
     seeds = range(order.seed, order.seed + spec.evaluation.seeds)
     before = len(spec.scheme.hops(spec.student.architecture)) - 1
-    course = Course(order, material, answers, finish, runs=before + len(seeds) * (1 if why else 2))
+    runs = before + len(seeds) * (1 if why else 2)
+    checkpoints = Checkpoints(order, stop)
+    checkpoints.load()
+    course = Course(order, material, answers, finish, runs=runs, checkpoints=checkpoints)
     course.notes += [order.inherited.told] if order.inherited else []
     arranged = ARRANGE[spec.scheme.kind](course, spec.scheme)
     students = {name: [one] for name, one in arranged.before.items()}
     controls: list[Trained] = []
     for seed in seeds:
-        if finish.is_set() and "student" in students:
+        if finish.is_set() and "student" in students and not course.has_begun("student", seed):
             break
         taught = arranged.teach(seed)
         if seed == order.seed:
@@ -71,7 +74,7 @@ def train(order: Order, material: Material, answers: "dict[str, Array]", finish:
         else:
             students["student"].append(taught["student"])
     for seed in seeds if not why else []:
-        if finish.is_set():
+        if finish.is_set() and not course.has_begun("control", seed):
             why, controls = "the job was ended early, before the control was trained", []
             break
         controls.append(_control(course, seed))
@@ -80,7 +83,8 @@ def train(order: Order, material: Material, answers: "dict[str, Array]", finish:
         course.notes.append(f"The job was ended early, before these were taught: {', '.join(missing)}.")
     if controls and controls[-1].stopped_by == "user":
         why, controls = "the job was ended early, before the control had trained as long", []
-    return Taught(students, controls, why, course.notes, _ensembles(spec.scheme, students), versions(order))
+    notes = course.notes + order.adjustments.told
+    return Taught(students, controls, why, notes, _ensembles(spec.scheme, students), versions(order))
 
 
 def _ensembles(scheme: Scheme, students: dict[str, list[Trained]]) -> dict[str, list[str]]:

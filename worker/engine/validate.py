@@ -12,6 +12,7 @@ from app.catalog.spec import PinnedModel, Resolved
 from app.db.tables import Job
 from app.errors import TeacherLoadFailed
 from app.ports.parts import Parts
+from worker.engine.adjusting import Adjustments
 from worker.engine.device import Device, choose, seed_everything
 from worker.engine.ensemble import Ensemble
 from worker.engine.initialize import Inherited, inherited
@@ -21,7 +22,10 @@ from worker.journal import Journal
 
 @dataclass(frozen=True)
 class Order:
-    """What every phase is given: the job, the place where it works, and whom it tells."""
+    """What every phase is given: the job, the place where it works, and whom it tells.
+
+    checkpoint_step: of the newest one that an earlier attempt kept; 0: none.
+    """
 
     job_id: str
     project_id: str
@@ -30,6 +34,9 @@ class Order:
     folder: Path
     parts: Parts
     journal: Journal
+    adjustments: Adjustments
+    spec_digest: str
+    checkpoint_step: int
 
     @property
     def task(self) -> Task:
@@ -121,7 +128,18 @@ def validate(job: Job, folder: Path, parts: Parts, journal: Journal) -> Order:
         _check_order(teacher.reference, teacher.order, len(resolved.labels), len(teacher.labels))
     device = choose(spec.resources.accelerator, spec.training.precision, parts.settings.threads)
     journal.note(f"computing on {device.described()}")
-    return Order(job.id, job.project_id, resolved, device, folder, parts, journal)
+    return Order(
+        job_id=job.id,
+        project_id=job.project_id,
+        resolved=resolved,
+        device=device,
+        folder=folder,
+        parts=parts,
+        journal=journal,
+        adjustments=Adjustments(journal, spec, job.adjustments),
+        spec_digest=job.spec_digest,
+        checkpoint_step=job.checkpoint_step,
+    )
 
 
 def _check_order(reference: str, order: list[list[int]], labels: int, outputs: int) -> None:
