@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.catalog.base import Frozen
 from app.catalog.measures import measures
-from app.catalog.spec import EXPORTS, Holdout, JobSpec
+from app.catalog.spec import Holdout, JobSpec
 from app.catalog.sweep import MOST_LABELS, FloatRange, SweepSpec, overlaps, parts_of, spec_at, value_at
 from app.errors import Fault, Invalid, InvalidSpec, UnknownReference, pointer, sentence, shown
 from app.services import datasets, models
@@ -136,16 +136,20 @@ def _check_labels(order: SweepSpec) -> None:
 
 
 def _check_objective(order: SweepSpec) -> None:
-    known = measures(order.spec.task.answer)
-    metric, kinds = order.objective.metric, [export.kind for export in order.spec.exports]
+    known, metric = measures(order.spec.task.answer), order.objective.metric
     if metric != "auto" and metric not in known:
         detail = f"{order.spec.task.kind} has no {metric}"
         fix = f"use auto, or one of {', '.join(known)}"
         raise InvalidSpec(detail, Fault("/objective/metric", "unknown_metric", detail, fix))
-    if order.objective.against == "latency_ms" and not any(EXPORTS[kind].serves for kind in kinds):
-        detail = f"latency is measured as the student is served, and none of {', '.join(kinds)} can be served"
-        fix = 'add {"kind": "onnx"} to spec.exports'
-        raise InvalidSpec(detail.capitalize(), Fault("/objective/against", "not_served", detail, fix))
+    _check_served(order, order.spec, "/objective/against")
+
+
+def _check_served(order: SweepSpec, spec: JobSpec, at: str) -> None:
+    if order.objective.against == "latency_ms" and not any(export.serves for export in spec.exports):
+        kinds = ", ".join(export.kind for export in spec.exports)
+        detail = f"latency is measured as the student is served, and none of {kinds} can be served"
+        fix = 'add {"kind": "onnx"} to the exports'
+        raise InvalidSpec(sentence(detail), Fault(at, "not_served", detail, fix))
 
 
 def _check_measured(session: Session, project_id: str, order: SweepSpec) -> None:
@@ -212,7 +216,9 @@ def _try(
 ) -> None:
     """Plans the trial with these values; what it says against it is said of `at`."""
     try:
-        job_plan.resolve(session, settings, project_id, order.trial("swp", 0, values))
+        spec = order.trial("swp", 0, values)
+        _check_served(order, spec, "/exports")
+        job_plan.resolve(session, settings, project_id, spec)
     except Invalid as error:
         faults = error.faults or (Fault("", error.code, error.detail),)
         sent = spec_at(order.spec, values)

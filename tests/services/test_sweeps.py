@@ -252,6 +252,11 @@ def test_the_spec_itself_and_the_objective_are_looked_at_too(shop: Shop) -> None
             objective={"against": "latency_ms"},
         )
     assert [fault.pointer for fault in refused.value.faults] == ["/objective/against"]
+    exports = [[{"kind": "onnx"}], [{"kind": "safetensors"}]]
+    with pytest.raises(Invalid, match="none of safetensors can be served"):
+        shop.ordered(
+            objective={"against": "latency_ms"}, space={"/exports": {"kind": "choice", "values": exports}}
+        )
 
 
 def test_an_objective_that_no_trial_could_measure_is_refused(shop: Shop) -> None:
