@@ -58,7 +58,7 @@ class VersionView(VersionSummary):
         version, name = entry.version, entry.name
         path = f"/v1/models/{name}/versions/{version.version}"
         long = {key: getattr(version, key) for key in _LONG}
-        links = {name: f"{path}/{name}" for name in ("files", "lineage", "layers")} | {"self": path}
+        links = {"self": path, **{part: f"{path}/{part}" for part in ("files", "lineage", "layers")}}
         return cls.model_validate(
             {**_summary(name, version), **long, "aliases": entry.aliases, "links": links, **more}
         )
