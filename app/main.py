@@ -24,6 +24,7 @@ from app.ports.parts import Parts
 from app.ports.queue import LocalQueue
 from app.services import keys
 from app.services.courier import Courier
+from app.services.garbage import Collector
 from app.services.supervise import Lookout, Supervisor
 from app.services.watch import Watcher
 from app.settings import Settings
@@ -86,9 +87,9 @@ async def _lifespan(application: FastAPI, settings: Settings) -> AsyncIterator[N
         lookout = Lookout(parts)
         lookout.start()
         stack.callback(lookout.stop)
-        courier = Courier(parts)
-        courier.start()
-        stack.callback(courier.stop)
+        for thread in (Courier(parts), Collector(parts)):
+            thread.start()
+            stack.callback(thread.stop)
         if isinstance(parts.queue, LocalQueue):
             supervisor = Supervisor(parts, parts.queue.bell)
             supervisor.start()

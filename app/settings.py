@@ -86,6 +86,16 @@ class Settings(BaseSettings):
         "(10.1.0.0/16) and places (hooks.internal:8080)",
     )
 
+    keep_answers_s: PositiveFloat = Field(
+        30 * 86_400.0, description="seconds that a teacher's stored answers are kept for other jobs"
+    )
+    keep_checkpoints_s: PositiveFloat = Field(
+        7 * 86_400.0, description="seconds that an ended job can be retried from its checkpoints"
+    )
+    keep_deliveries_s: PositiveFloat = Field(
+        30 * 86_400.0, description="seconds that an ended delivery of a webhook is listed"
+    )
+
     serving_bytes: PositiveInt = Field(1 * GIB, description="memory for loaded students")
     serving_threads: PositiveInt = Field(os.cpu_count() or 1, description="CPU threads of one loaded student")
 

@@ -5,6 +5,7 @@ from app.db.tables.base import Base, Json
 from app.db.tables.outbox import Delivery, Outbox, ProjectEvent, Webhook
 from app.db.tables.search import Sweep, SweepTrial
 from app.db.tables.stock import Alias, Dataset, DatasetName, Model, ModelLayers, ModelVersion, Signals
+from app.db.tables.upkeep import Chore, Condemned
 from app.db.tables.work import (
     AttemptLog,
     Event,
@@ -21,6 +22,8 @@ __all__ = [
     "Alias",
     "AttemptLog",
     "Base",
+    "Chore",
+    "Condemned",
     "Dataset",
     "DatasetName",
     "Delivery",
