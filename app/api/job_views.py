@@ -12,7 +12,7 @@ from app.catalog.spec import JobSpec, Resolved
 from app.db.dialect import TERMINAL
 from app.db.tables import Event
 from app.services.job_records import Record
-from app.services.transitions import PHASES
+from app.services.phases import PHASES
 
 Json = dict[str, Any]
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]

@@ -1,6 +1,7 @@
 """How a job comes to be: its row, its labels, what it points at and its first event, in one transaction."""
 
 import json
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
@@ -10,25 +11,43 @@ from app.catalog.spec import JobSpec, PinnedData, Resolved
 from app.db.ids import new_id
 from app.db.tables import Job, JobLabel, JobReference
 from app.services.idempotency import once
+from app.services.phases import PHASES, pending
 from app.services.planning.plan import resolve
-from app.services.transitions import PHASES, Note, pending, write_events
+from app.services.transitions import Note, write_events
 from app.settings import Settings
 
 Json = dict[str, Any]
 
 
+@dataclass(frozen=True)
+class Order:
+    """A spec as it was sent, and what it means."""
+
+    resolved: Resolved
+    sent: Json
+    digest: str
+
+
 def submit(
-    session: Session, settings: Settings, project_id: str, spec: JobSpec, idempotency_key: str | None = None
+    session: Session,
+    settings: Settings,
+    project_id: str,
+    spec: JobSpec,
+    idempotency_key: str | None = None,
+    *,
+    parent_id: str | None = None,
 ) -> Job:
     """A queued job, or the one that the same Idempotency-Key made in the last 24 hours.
 
-    Raises IdempotencyKeyReused for another spec under a known key, and what plan.resolve raises.
+    parent_id: the job that it is a changed copy of. Raises IdempotencyKeyReused for another spec under a
+    known key, and what plan.resolve raises.
     """
     sent = spec.model_dump(mode="json", exclude_unset=True)
     digest = sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
 
     def make() -> Job:
-        return _insert(session, project_id, resolve(session, settings, project_id, spec), sent, digest)
+        order = Order(resolve(session, settings, project_id, spec), sent, digest)
+        return insert(session, project_id, order, parent_id=parent_id)
 
     if idempotency_key is None:
         return make()
@@ -36,23 +55,24 @@ def submit(
     return session.get_one(Job, row.job_id)
 
 
-def _insert(session: Session, project_id: str, resolved: Resolved, sent: Json, digest: str) -> Job:
-    spec = resolved.spec
+def insert(session: Session, project_id: str, order: Order, **standing: Any) -> Job:
+    """standing: columns of a job that does not begin with nothing."""
+    resolved, spec = order.resolved, order.resolved.spec
     job = Job(
         id=new_id("job"),
         project_id=project_id,
         name=spec.name or f"{spec.output.model}",
         task=spec.task.kind,
-        spec=sent,
+        spec=order.sent,
         resolved=resolved.model_dump(mode="json"),
-        spec_digest=digest,
+        spec_digest=order.digest,
         priority=spec.resources.priority,
         accelerator=spec.resources.accelerator,
         phases=[pending(name) for name in PHASES],
         progress={},
         usage={},
-        artifacts=[],
         last_seq=1,
+        **{"artifacts": [], **standing},
     )
     session.add(job)
     session.flush()
@@ -60,7 +80,8 @@ def _insert(session: Session, project_id: str, resolved: Resolved, sent: Json, d
     session.add_all(
         JobReference(job_id=job.id, target_id=target, role=role) for target, role in _references(resolved)
     )
-    write_events(session, job.id, 1, [Note("job.created", "created", data={"status": "queued"})])
+    told = {"status": "queued"} | ({"parent": job.parent_id} if job.parent_id else {})
+    write_events(session, job.id, 1, [Note("job.created", "created", data=told)])
     session.refresh(job)
     return job
 

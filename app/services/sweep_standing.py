@@ -11,8 +11,8 @@ from app.catalog.sweep import SweepSpec, overlaps
 from app.db.dialect import TERMINAL, db_now
 from app.db.tables import Job, MetricPoint, Sweep, SweepTrial
 from app.services import search, sweeps
+from app.services.phases import PHASES
 from app.services.search import Tried
-from app.services.transitions import PHASES
 
 HOPELESS = 3  # first trials that all fail end a sweep
 ANSWERED = PHASES.index("signals") + 1  # phases done when the teachers' answers are stored

@@ -1,6 +1,7 @@
 """The one way in which a job's row changes: a guarded UPDATE that moves `version` and numbers its events.
 
-Only services.jobs, services.claims, services.hops and services.submission use it.
+Only services.jobs with its parts, services.claims, services.checkpoints, services.hops and
+services.submission use it; an import contract holds them to that.
 """
 
 from collections.abc import Sequence
@@ -13,9 +14,9 @@ from sqlalchemy.orm import Session
 from app.db.dialect import db_now
 from app.db.ids import new_id
 from app.db.tables import Event, Job, Outbox
-from app.errors import LeaseLost
-
-PHASES = ("validate", "fetch", "preflight", "signals", "train", "evaluate", "export", "register")
+from app.errors import LeaseLost, NotFound, shown
+from app.services.phases import PHASES as PHASES  # noqa: PLC0414
+from app.services.phases import pending as pending  # noqa: PLC0414
 
 Json = dict[str, Any]
 
@@ -58,6 +59,15 @@ def write_events(session: Session, job_id: str, first: int, events: Sequence[Not
     if events:
         places = range(first, first + len(events))
         session.execute(insert(Outbox), [{"job_id": job_id, "seq": seq} for seq in places])
+
+
+def held(session: Session, project_id: str, job_id: str) -> Job:
+    """The job, whose row nobody else changes until this transaction ends. Raises NotFound."""
+    named = select(Job).where(Job.id == job_id, Job.project_id == project_id).with_for_update()
+    job = session.execute(named.execution_options(populate_existing=True)).scalar_one_or_none()
+    if job is None:
+        raise NotFound(f"There is no job {shown(job_id)}.")
+    return job
 
 
 def owned_by(job_id: str, attempt: int) -> list[ColumnElement[bool]]:
@@ -105,6 +115,9 @@ def ended(
     return [Note("job.status", status, level, phase, told), Note("job.ended", message, level, phase, told)]
 
 
-def pending(name: str) -> Json:
-    """A phase that has not begun."""
-    return {"name": name, "status": "pending", "progress": 0.0, "started_at": None, "ended_at": None}
+def attempt_ended(attempt: int, why: str | None = None) -> Note:
+    """why: None: it ended as it should."""
+    data = {"attempt": attempt}
+    if why is None:
+        return Note("attempt.ended", f"attempt {attempt} ended", data=data)
+    return Note("attempt.ended", f"attempt {attempt} ended: {why}", "warning", data=data)

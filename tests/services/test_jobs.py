@@ -250,7 +250,9 @@ def test_a_failure_says_in_which_phase(shop: Sessions) -> None:
         jobs.start_phase(session, job.id, 1, "fetch")
         jobs.fail(session, job.id, 1, {"code": "x", "detail": "it broke", "phase": "fetch"})
     ended = seen(shop, job.id)
-    assert (ended.status, ended.error) == ("failed", {"code": "x", "detail": "it broke", "phase": "fetch"})
+    assert ended.error is not None
+    assert (ended.status, ended.error["detail"], ended.error["phase"]) == ("failed", "it broke", "fetch")
+    assert ended.error["log_tail"][-1].endswith(" info fetch started")
     assert [phase["status"] for phase in ended.phases[:3]] == ["pending", "failed", "pending"]
 
 

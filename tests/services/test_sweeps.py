@@ -31,8 +31,8 @@ from app.services import (
 )
 from app.services.aliases import Condition
 from app.services.jobs import Point
+from app.services.phases import PHASES
 from app.services.search import Tried
-from app.services.transitions import PHASES
 from app.settings import Settings
 from tests import orders
 

@@ -1,0 +1,166 @@
+"""What a worker's supervisor does with a job that runs: keep its lease, and end an attempt without a verdict.
+
+`max_runtime_s` counts while attempts run: what is left of it is kept while the job is given back.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, select, update
+from sqlalchemy.orm import Session
+
+from app.db.dialect import db_now
+from app.db.tables import Job
+from app.errors import Poison
+from app.services import phases
+from app.services.attempt_logs import tail
+from app.services.transitions import (
+    Note,
+    attempt_ended,
+    end,
+    ended,
+    lost,
+    owned_by,
+    owner_change,
+    owner_row,
+)
+
+BACKOFF_S = 5.0  # doubled with each attempt that got no further
+LEAVING = "its worker is shutting down"
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Orders:
+    """What a renewal brings back: what the user wants, and whether the job is past its deadline."""
+
+    desired: str
+    overdue: bool
+
+
+def silent() -> list[ColumnElement[bool]]:
+    """What makes a running job one that its worker has lost."""
+    return [Job.status == "running", Job.lease_expires_at <= db_now()]
+
+
+def renew(session: Session, job_id: str, attempt: int, lease_s: float) -> Orders:
+    """Keeps the lease. Raises LeaseLost when it is over or another attempt has begun."""
+    row = session.execute(
+        update(Job)
+        .where(*owned_by(job_id, attempt), Job.lease_expires_at > db_now())
+        .values(lease_expires_at=db_now(lease_s))
+        .returning(Job.desired, Job.deadline_at <= db_now())
+        .execution_options(synchronize_session=False)
+    ).one_or_none()
+    if row is None:
+        raise lost(job_id, attempt)
+    return Orders(desired=row[0], overdue=bool(row[1]))
+
+
+def yield_(session: Session, job_id: str, attempt: int, *, why: str = LEAVING, delay_s: float = 0.0) -> None:
+    """Hands a job back without penalty, for it is not to blame. What its user wished meanwhile is done.
+
+    delay_s: how long nobody should try again.
+    """
+    job = owner_row(session, job_id, attempt)
+    if not _stopped(session, job, why):
+        _back(session, job, why, delay_s, interruptions=job.interruptions + 1)
+
+
+def crash(session: Session, job_id: str, attempt: int, why: str, max_no_progress: int) -> None:
+    """The attempt's process died without a verdict: again with a growing delay, or poison."""
+    _crashed(session, owner_row(session, job_id, attempt), why, max_no_progress)
+
+
+def cancelled(session: Session, job_id: str, attempt: int) -> None:
+    """The attempt was stopped because its user discarded the job."""
+    job = owner_row(session, job_id, attempt)
+    owner_change(
+        session,
+        job_id,
+        attempt,
+        Job.desired == "cancel",
+        events=[attempt_ended(attempt), *ended("cancelled", "cancelled by its user")],
+        phases=phases.closed(job, "cancelled"),
+        **end("cancelled"),
+    )
+
+
+def reap(session: Session, max_no_progress: int) -> list[str]:
+    """Takes back every running job whose lease is over, whoever held it; their ids."""
+    over = select(Job).where(*silent()).order_by(Job.id).limit(100)
+    jobs = list(session.execute(over.with_for_update(skip_locked=True)).scalars())
+    for job in jobs:
+        _crashed(session, job, "its worker fell silent", max_no_progress)
+    return [job.id for job in jobs]
+
+
+def _crashed(session: Session, job: Job, why: str, limit: int) -> None:
+    if _stopped(session, job, why):
+        return
+    counts = {"no_progress": job.no_progress + 1, "failures": job.failures + 1}
+    if job.no_progress + 1 >= limit:
+        _poisoned(session, job, why, **counts)
+    else:
+        _back(session, job, why, BACKOFF_S * 2**job.no_progress, **counts)
+
+
+def _stopped(session: Session, job: Job, why: str) -> bool:
+    """Ends the job where its user wished that and nothing is left to be done; False: not so."""
+    if job.desired == "cancel":
+        message = "cancelled by its user"
+    elif job.desired == "finish" and not job.checkpoint_step:
+        message = f"stopped by its user, with nothing to keep: {why}"
+    else:
+        return False
+    told = [attempt_ended(job.attempt, why), *ended("cancelled", message)]
+    _end(session, job, told, "cancelled")
+    return True
+
+
+def _poisoned(session: Session, job: Job, why: str, **counts: int) -> None:
+    tries, phase = job.no_progress + 1, phases.running(job)
+    error = Poison(
+        f"{tries} attempts ended without getting further: {why}. The job's logs tell what its process said; "
+        "order a smaller batch or student, or retry the job once the cause is gone."
+    )
+    body = {**error.body(), "phase": phase, "blame": error.blame, "attempt": job.attempt}
+    told = ended("failed", error.detail, "error", phase, {"code": error.code})
+    events = [attempt_ended(job.attempt, why), *told]
+    _end(session, job, events, "failed", error={**body, "log_tail": tail(session, job.id)}, **counts)
+
+
+def _end(session: Session, job: Job, events: Sequence[Note], status: str, **values: Any) -> None:
+    values |= {"phases": phases.closed(job, status), **end(status)}
+    owner_change(session, job.id, job.attempt, events=events, **values)
+
+
+def _back(session: Session, job: Job, why: str, delay_s: float, **counts: int) -> None:
+    """Paused if its user wished that, else queued again."""
+    status = "paused" if job.desired == "pause" else "queued"
+    told = [attempt_ended(job.attempt, why), Note("job.status", status, data={"status": status})]
+    owner_change(
+        session,
+        job.id,
+        job.attempt,
+        events=told,
+        status=status,
+        lease_owner=None,
+        lease_expires_at=None,
+        available_at=db_now(delay_s),
+        deadline_at=None,
+        runtime_left_s=_runtime_left_s(session, job),
+        **counts,
+    )
+
+
+def _runtime_left_s(session: Session, job: Job) -> float | None:
+    """What the attempt leaves of `max_runtime_s`. Nobody worked any more once its lease was over."""
+    now = session.scalars(select(db_now())).one()
+    if job.deadline_at is None or job.lease_expires_at is None:
+        return None
+    left: timedelta = job.deadline_at - min(now, job.lease_expires_at)
+    return max(left.total_seconds(), 0.0)
