@@ -15,8 +15,6 @@ from app.db.dialect import db_now
 from app.db.ids import new_id
 from app.db.tables import Event, Job, Outbox
 from app.errors import LeaseLost, NotFound, shown
-from app.services.phases import PHASES as PHASES  # noqa: PLC0414
-from app.services.phases import pending as pending  # noqa: PLC0414
 
 Json = dict[str, Any]
 
