@@ -4,6 +4,7 @@ from app.db.tables.access import Key, Project
 from app.db.tables.base import Base, Json
 from app.db.tables.outbox import Delivery, Outbox, ProjectEvent, Webhook
 from app.db.tables.search import Sweep, SweepTrial
+from app.db.tables.sources import Import
 from app.db.tables.stock import Alias, Dataset, DatasetName, Model, ModelLayers, ModelVersion, Signals
 from app.db.tables.upkeep import Chore, Condemned
 from app.db.tables.work import (
@@ -29,6 +30,7 @@ __all__ = [
     "Delivery",
     "Event",
     "Idempotency",
+    "Import",
     "Job",
     "JobCheckpoint",
     "JobLabel",

@@ -31,6 +31,7 @@ class Dataset(Base):
     size: Mapped[int] = mapped_column(BigInteger)  # bytes
     files: Mapped[Json]
     profile: Mapped[Json]
+    source: Mapped[str | None] = mapped_column(String(1300))  # pinned; None: it was uploaded
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
 
 

@@ -168,10 +168,17 @@ class Idempotency(Base):
     """An accepted POST, by its client's key; for 24 hours the same key with another body is refused."""
 
     __tablename__ = "idempotency"
-    __table_args__ = (CheckConstraint("(job_id IS NULL) <> (sweep_id IS NULL)", name="made"),)
+    __table_args__ = (
+        CheckConstraint(
+            "CASE WHEN job_id IS NULL THEN 0 ELSE 1 END + CASE WHEN sweep_id IS NULL THEN 0 ELSE 1 END"
+            " + CASE WHEN import_id IS NULL THEN 0 ELSE 1 END = 1",
+            name="made",
+        ),
+    )
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
     body_digest: Mapped[str] = mapped_column(String(64))
     job_id: Mapped[str | None] = mapped_column(ForeignKey("jobs.id", ondelete="CASCADE"))
     sweep_id: Mapped[str | None] = mapped_column(ForeignKey("sweeps.id", ondelete="CASCADE"))
+    import_id: Mapped[str | None] = mapped_column(ForeignKey("imports.id", ondelete="CASCADE"))
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
