@@ -1,43 +1,208 @@
-"""Who is next: which queued job a worker takes, and how many go before another."""
+"""Who is next: which queued job a worker takes.
 
-from collections.abc import Sequence
+Higher priorities go first; among equals the project with the fewest running jobs, and then the oldest job. A
+project at its `max_running_jobs` waits. A claim finds out whose turn it is by a few index lookups for each
+project, and takes a job of theirs by one guarded UPDATE that skips what others hold. Two claims at the same
+moment may count the same running jobs, but they never get the same job nor exceed a quota.
+"""
 
-from sqlalchemy import ColumnElement, and_, delete, func, or_, select
-from sqlalchemy.orm import Session
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Integer,
+    Row,
+    Select,
+    Subquery,
+    and_,
+    cast,
+    delete,
+    func,
+    literal,
+    null,
+    or_,
+    select,
+    true,
+    union_all,
+)
+from sqlalchemy.orm import Session, aliased
 
 from app.db.dialect import db_now
-from app.db.tables import Job, MetricPoint
+from app.db.tables import Job, MetricPoint, Project
 from app.failpoints import failpoint
-from app.services.transitions import PHASES, Note, change, pending
+from app.services.phases import PHASES, pending
+from app.services.transitions import Note, change
+
+TRIES = 3  # looks at whose turn it is, when others were faster each time
+TURNS = 16  # projects that one look finds
+PATIENCE_S = 60.0  # that a job for several slots lets others pass; then slots are kept free for it
+QUEUED = literal("queued", literal_execute=True)  # the index of queued jobs does not serve a parameter
+QUOTA = cast(null(), Integer)
 
 
-def claim(session: Session, owner: str, accelerators: Sequence[str], lease_s: float) -> Job | None:
-    """Takes the next job, by priority and then by age; None when nothing is eligible."""
+@dataclass(frozen=True)
+class Room:
+    """How many slots of a worker a job may take, by its accelerator: those that are free, and all."""
+
+    free: Mapping[str, int]
+    whole: Mapping[str, int]
+
+    @classmethod
+    def single(cls, accelerators: Sequence[str]) -> "Room":
+        """One slot, which has every accelerator."""
+        one = dict.fromkeys(("auto", *accelerators), 1)
+        return cls(one, one)
+
+
+def claim(
+    session: Session, owner: str, accelerators: Sequence[str], lease_s: float, room: Room | None = None
+) -> Job | None:
+    """Takes the next job; None when nothing is eligible. room: None means a single slot."""
+    room = room or Room.single(accelerators)
+    for _ in range(TRIES):
+        turns = _turns(session, room)
+        for turn in turns:
+            job = _take(session, turn, room.free[turn.accelerator], owner, lease_s)
+            if job is not None:
+                return _begin(session, job)
+        if not turns:
+            break
+    return None
+
+
+def first(session: Session, room: Room) -> str | None:
+    """The accelerator of a job that could be claimed now; None: there is no such job."""
+    turns = _turns(session, room)
+    return turns[0].accelerator if turns else None
+
+
+def eligible(accelerators: Sequence[str]) -> list[ColumnElement[bool]]:
+    """What makes a job ready to be claimed by a worker with these accelerators."""
+    return [*ready(Job), Job.accelerator.in_(("auto", *accelerators))]
+
+
+def ready(job: Any) -> list[ColumnElement[bool]]:
+    """What makes a job one that waits for its turn and a worker only. job: the table, or an alias of it."""
+    return [job.status == QUEUED, job.available_at <= db_now()]
+
+
+def running_jobs() -> Subquery:
+    """(project_id, count) of the projects that have any."""
+    counted = select(Job.project_id, func.count().label("count")).where(Job.status == "running")
+    return counted.group_by(Job.project_id).subquery("running")
+
+
+def _turns(session: Session, room: Room) -> Sequence[Row[Any]]:
+    """(project_id, accelerator, priority, quota) of the jobs that could be claimed, best first."""
+    lanes = [_heads(accelerator, free) for accelerator, free in room.free.items() if free]
+    if not lanes:
+        return []
+    head, running = union_all(*lanes).subquery("head"), running_jobs()
+    count = func.coalesce(running.c.count, 0)
+    statement = (
+        select(head.c.project_id, head.c.accelerator, head.c.priority, QUOTA.label("quota"))
+        .join(Project, Project.id == head.c.project_id)
+        .outerjoin(running, running.c.project_id == head.c.project_id)
+        .where(head.c.id.is_not(None), or_(QUOTA.is_(None), count < QUOTA))
+        .order_by(head.c.priority.desc(), count, head.c.created_at, head.c.id)
+        .limit(TURNS)
+    )
+    kept = _kept_for(session, room)
+    return session.execute(statement if kept is None else statement.where(head.c.priority > kept)).all()
+
+
+def _heads(accelerator: str, free: int) -> Select[*tuple[Any, ...]]:
+    """Of each project the job for this accelerator that is first among its own, by index lookups alone."""
+    best, oldest = aliased(Job), aliased(Job)
+    top = select(best.priority).where(best.project_id == Project.id, *_fits(best, accelerator, free))
+    top = top.order_by(best.priority.desc()).limit(1).correlate(Project)
+    project = select(Project.id, top.scalar_subquery().label("priority")).subquery()
+    eldest = (
+        select(oldest)
+        .where(oldest.project_id == project.c.id, oldest.priority == project.c.priority)
+        .where(*_fits(oldest, accelerator, free))
+        .order_by(oldest.created_at, oldest.id)
+        .limit(1)
+        .correlate(project)
+    )
+    return select(
+        project.c.id.label("project_id"),
+        literal(accelerator).label("accelerator"),
+        project.c.priority,
+        eldest.with_only_columns(oldest.created_at).scalar_subquery().label("created_at"),
+        eldest.with_only_columns(oldest.id).scalar_subquery().label("id"),
+    )
+
+
+def _fits(job: Any, accelerator: str, free: int) -> list[ColumnElement[bool]]:
+    return [*ready(job), job.accelerator == accelerator, job.devices <= free]
+
+
+def _kept_for(session: Session, room: Room) -> int | None:
+    """The priority of a job that waited too long for more slots than are free: up to it, nobody passes."""
+    large = [
+        (Job.accelerator == name) & (Job.devices > free) & (Job.devices <= room.whole[name])
+        for name, free in room.free.items()
+        if free < room.whole[name]
+    ]
+    if not large:
+        return None
+    patient = Job.available_at <= db_now(-PATIENCE_S)
+    return session.scalar(select(func.max(Job.priority)).where(Job.status == QUEUED, patient, or_(*large)))
+
+
+def _take(session: Session, turn: Row[Any], free: int, owner: str, lease_s: float) -> Job | None:
+    """None: others were faster. Claims in a project with a quota go one after the other, for it to hold."""
     candidate = (
         select(Job.id)
-        .where(*eligible(accelerators))
-        .order_by(Job.priority.desc(), Job.created_at, Job.id)
+        .where(Job.project_id == turn.project_id, Job.priority == turn.priority)
+        .where(*_fits(Job, turn.accelerator, free))
+        .order_by(Job.created_at, Job.id)
         .limit(1)
         .with_for_update(skip_locked=True)
         .scalar_subquery()
     )
-    job = change(
+    if turn.quota is None:
+        return _claimed(session, candidate, owner, lease_s)
+    running = select(func.count()).where(Job.project_id == turn.project_id, Job.status == "running")
+    with session.begin_nested() as savepoint:
+        held = select(Project.id).where(Project.id == turn.project_id).with_for_update(key_share=True)
+        session.execute(held)
+        below = running.scalar_subquery() < turn.quota
+        job = _claimed(session, candidate, owner, lease_s, below)
+        if job is None:
+            savepoint.rollback()  # lets the project go before another one is held
+    return job
+
+
+def _claimed(
+    session: Session, candidate: Any, owner: str, lease_s: float, *guards: ColumnElement[bool]
+) -> Job | None:
+    return change(
         session,
         candidate,
         Job.status == "queued",
+        *guards,
         status="running",
         attempt=Job.attempt + 1,
         lease_owner=owner,
         lease_expires_at=db_now(lease_s),
         started_at=func.coalesce(Job.started_at, db_now()),
+        preempted=False,
         phases=[pending(name) for name in PHASES],
-        progress={},
-        best=None,
     )
-    if job is None:
-        return None
-    session.execute(delete(MetricPoint).where(MetricPoint.job_id == job.id))  # the attempt starts over
-    max_runtime_s = job.resolved["spec"]["resources"]["max_runtime_s"]
+
+
+def _begin(session: Session, job: Job) -> Job | None:
+    """With the time that earlier attempts have left, and with what they said up to the last checkpoint."""
+    anew = {} if job.checkpoint_step else {"progress": {}, "best": None}
+    unkept = MetricPoint.step > job.checkpoint_step if job.checkpoint_step else true()
+    session.execute(delete(MetricPoint).where(MetricPoint.job_id == job.id, unkept))
+    left_s = job.runtime_left_s
+    if left_s is None:
+        left_s = job.resolved["spec"]["resources"]["max_runtime_s"]
     failpoint("claim.before_commit")
     started = Note("attempt.started", f"attempt {job.attempt} started", data={"attempt": job.attempt})
     running = Note("job.status", "running", data={"status": "running", "attempt": job.attempt})
@@ -45,17 +210,10 @@ def claim(session: Session, owner: str, accelerators: Sequence[str], lease_s: fl
         session,
         job.id,
         events=[running, started],
-        deadline_at=func.coalesce(Job.deadline_at, db_now(max_runtime_s)),
+        deadline_at=db_now(left_s),
+        runtime_left_s=None,
+        **anew,
     )
-
-
-def eligible(accelerators: Sequence[str]) -> list[ColumnElement[bool]]:
-    """What makes a job ready to be claimed by a worker with these accelerators."""
-    return [
-        Job.status == "queued",
-        Job.available_at <= db_now(),
-        Job.accelerator.in_(("auto", *accelerators)),
-    ]
 
 
 def ahead(session: Session, job: Job) -> int:

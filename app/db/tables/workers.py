@@ -10,7 +10,7 @@ from app.db.tables.base import Base
 
 
 class Worker(Base):
-    """A process with slots, which says again and again that it is there; silent past `expires_at` it is lost."""
+    """A process with slots, which says again and again that it is there; past `expires_at` it is lost."""
 
     __tablename__ = "workers"
     id: Mapped[str] = mapped_column(primary_key=True)
