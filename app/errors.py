@@ -137,6 +137,10 @@ class Unavailable(StillhouseError):
     status, code, title, retryable = 503, "unavailable", "Not ready yet", True
 
 
+class SourceAway(Unavailable):
+    code, title = "source_away", "The source does not answer"
+
+
 # ---- the content is wrong
 
 
@@ -180,6 +184,18 @@ class UnsafeFormat(Invalid):
 
 class UnsafeUrl(Invalid):
     code, title = "unsafe_url", "This address may not be called from here"
+
+
+class UnknownSource(Invalid):
+    code, title = "unknown_source", "There is nothing at this source"
+
+
+class SourceForbidden(Invalid):
+    code, title = "source_forbidden", "The source does not let us in"
+
+
+class SourceCorrupt(Invalid):
+    code, title = "source_corrupt", "The source does not give what it promises"
 
 
 class WillNotFit(Invalid):

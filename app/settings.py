@@ -7,11 +7,26 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, PositiveFloat, PositiveInt, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 MIB = 1024**2
 GIB = 1024**3
+CONNECTION = "[a-z][a-z0-9_-]{0,63}"  # a connection's name
+
+
+class Connection(BaseModel):
+    """A bucket from which data and models may be imported. The keys stand in the variables that are named
+    here; without them requests are not signed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    bucket: str
+    prefix: str = ""
+    endpoint: str | None = None  # None: Amazon's
+    region: str = "us-east-1"
+    access_key_env: str | None = None
+    secret_key_env: str | None = None
 
 
 class Settings(BaseSettings):
@@ -96,6 +111,22 @@ class Settings(BaseSettings):
         30 * 86_400.0, description="seconds that an ended delivery of a webhook is listed"
     )
 
+    hub_url: str = Field(
+        "https://huggingface.co", description="the hub that sources `hf:ORG/REPO@REVISION` are fetched from"
+    )
+    hub_token: SecretStr | None = Field(
+        None, description="sent to that hub, for what it does not show to all; every project imports with it"
+    )
+    connections: dict[str, Connection] = Field(
+        {},
+        description='buckets for sources `s3://NAME/KEY`, as JSON: {"lake": {"bucket": "b", "prefix": "p", '
+        '"endpoint": "https://...", "region": "...", "access_key_env": "LAKE_KEY", "secret_key_env": ...}}',
+    )
+    source_request_s: PositiveFloat = Field(
+        60.0, description="seconds that one request to a hub or a bucket may take; what came by then is kept"
+    )
+    max_import_s: PositiveFloat = Field(86_400.0, description="seconds after which an import is given up")
+
     serving_bytes: PositiveInt = Field(1 * GIB, description="memory for loaded students")
     serving_threads: PositiveInt = Field(os.cpu_count() or 1, description="CPU threads of one loaded student")
 
@@ -109,14 +140,21 @@ class Settings(BaseSettings):
                 raise ValueError("each is a network (10.1.0.0/16) or a place (hooks.internal:8080)")
         return allowed
 
+    @field_validator("connections")
+    @classmethod
+    def _are_named_plainly(cls, connections: dict[str, Connection]) -> dict[str, Connection]:
+        if not all(re.fullmatch(CONNECTION, name) for name in connections):
+            raise ValueError("a connection's name is 1 to 64 of a-z, 0-9, '-' and '_', a letter first")
+        return connections
+
     @property
     def embedded(self) -> bool:
         """Whether the API process supervises the jobs itself."""
         return self.queue_url.startswith("local:")
 
     def environment(self) -> dict[str, str]:
-        """The same settings as environment variables, for a child process, which has no use for the key."""
-        values = self.model_dump(mode="json", exclude={"bootstrap_key"}, exclude_none=True)
+        """The same settings as environment variables, for a child process, which needs no secrets."""
+        values = self.model_dump(mode="json", exclude={"bootstrap_key", "hub_token"}, exclude_none=True)
         texts = {
             name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()
         }

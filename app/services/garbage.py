@@ -26,9 +26,8 @@ from app.settings import Settings
 EVERY_S = 3_600.0
 LOOK_S = 60.0
 GRACE = timedelta(days=1)
-TELLING = frozenset(
-    {"events", "deliveries", "condemned", "keys", "idempotency", "imports"}
-)  # they name and own nothing
+# these name content and own none
+TELLING = frozenset({"events", "deliveries", "condemned", "keys", "idempotency", "imports"})
 HOP = "hop-"  # how the artifacts begin that list what a scheme has come to
 _CHORE = "garbage"
 _DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
