@@ -99,7 +99,7 @@ class _Place:
         if self.kind.startswith("union_tag"):
             return self._fault_of_kind()
         if self.kind == "extra_forbidden":
-            fix = _suggest(self.path[-1], {str(name) for model in self.parents for name in _fields(model)})
+            fix = suggest(self.path[-1], {str(name) for model in self.parents for name in _fields(model)})
             return Fault(self.pointer, "unknown_field", "There is no such field here.", fix)
         if self.kind == "missing":
             return Fault(
@@ -118,7 +118,7 @@ class _Place:
         place, known = f"{self.pointer}/kind", {_kind(model) for model in _models(self.types, None)} - {""}
         if self.kind == "union_tag_not_found":
             return Fault(place, "missing", "This is missing.", f"Add it: one of {', '.join(sorted(known))}.")
-        fix = _suggest(str(self.value["kind"]), known)
+        fix = suggest(str(self.value["kind"]), known)
         return Fault(place, "unknown_kind", "There is no such kind.", fix)
 
     def _form(self) -> str:
@@ -184,7 +184,8 @@ def _fields(model: type[BaseModel]) -> dict[str | int, FieldInfo]:
     return {field.alias or name: field for name, field in model.model_fields.items()}
 
 
-def _suggest(name: str, known: AbstractSet[str]) -> str:
+def suggest(name: str, known: AbstractSet[str]) -> str:
+    """The way out for who wrote a name that is not known."""
     close = get_close_matches(name[:100], known, n=1)
     listed = f"Known here: {', '.join(sorted(known))}." if known else "Leave it out."
     return f"Did you mean `{close[0]}`? {listed}" if close else listed

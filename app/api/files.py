@@ -53,7 +53,6 @@ def answer_file(request: Request, blobs: Blobs, file: StoredFile) -> Response:
     headers |= {
         "Content-Length": str(end - start),
         "Content-Disposition": f'attachment; filename="{file.name}"',
-        "X-Content-Type-Options": "nosniff",
     }
     if part:
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{file.size}"

@@ -2,19 +2,27 @@
 
 import re
 import time
-from typing import Any
+from collections.abc import Iterable
 
 import structlog
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.api.bodies import Bodies, Body
 from app.api.problems import problem
 from app.api.telemetry import Telemetry
 from app.db.ids import new_id
-from app.errors import Fault, Invalid, NotFound, PayloadTooLarge, StillhouseError, UnsupportedMediaType, shown
+from app.errors import Fault, Invalid, NotFound, StillhouseError, UnsupportedMediaType, shown
 from app.settings import Settings
 
 CLIENT_LEFT = 499  # in the log only: nobody was there to read an answer
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_MANNERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+_CLOSED = b"default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
 log = structlog.get_logger()
 
 
@@ -22,7 +30,8 @@ class FrontDoor:
     """ASGI middleware. The id is at `request.state.request_id` and in every line of the log from here on."""
 
     def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry) -> None:
-        self._app, self._settings, self._telemetry = app, settings, telemetry
+        self._app, self._telemetry = app, telemetry
+        self._bodies = Bodies(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -38,13 +47,26 @@ class FrontDoor:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                message["headers"] = [
+                    *_with_manners(message.get("headers", ())),
+                    (b"x-request-id", request_id),
+                ]
+            elif head:
+                return  # it was ended behind its headers
             await send(message)
+            if head:
+                await send({"type": "http.response.body"})
 
+        method, head = scope["method"], scope["method"] == "HEAD"
+        scope = {**scope, "method": "GET"} if head else scope
+        body = Body(self._bodies, receive, headers)
         try:
             _check_url(scope)
             _check_encoding(headers)
-            await self._app(scope, _capped(receive, headers, self._settings), answer)
+            body.check_length()
+            await self._app(scope, body.receive, answer)
+        except ClientDisconnect:
+            pass  # nobody is there to be told
         except Exception as error:
             ours = error if isinstance(error, StillhouseError) else StillhouseError("unexpected")
             if ours.status == 500:
@@ -52,11 +74,12 @@ class FrontDoor:
             if not status:
                 await problem(ours, request_id.decode())(scope, receive, answer)
         finally:
-            self._record(scope, status or CLIENT_LEFT, time.perf_counter() - started)
+            body.let_go()
+            route = getattr(scope.get("route"), "path", "unknown")
+            self._record(method, route, status or CLIENT_LEFT, time.perf_counter() - started)
 
-    def _record(self, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, method: str, route: str, status: int, seconds: float) -> None:
         """By the route's template, for paths carry ids and whatever a stranger types."""
-        method, route = scope["method"], getattr(scope.get("route"), "path", "unknown")
         self._telemetry.count(method, route, status, seconds)
         log.info("request", method=method, route=route, status=status, duration_ms=round(seconds * 1000, 2))
 
@@ -86,23 +109,13 @@ def _request_id(headers: dict[bytes, bytes]) -> bytes:
     return given if _REQUEST_ID.fullmatch(given) else new_id("req").encode()
 
 
-def _capped(receive: Receive, headers: dict[bytes, bytes], settings: Settings) -> Receive:
-    """Raises PayloadTooLarge at once when the length says so, else as soon as more has come than may."""
-    length = headers.get(b"content-length", b"0")
-    if length == b"0" and b"transfer-encoding" not in headers:
-        return receive
-    multipart = headers.get(b"content-type", b"").lower().startswith(b"multipart/")
-    limit, received = settings.max_upload_bytes if multipart else settings.max_json_bytes, 0
-    too_large = PayloadTooLarge(f"The body is larger than {limit:,} bytes, the most that is taken here.")
-    if length.isdigit() and int(length) > limit:
-        raise too_large
-
-    async def receive_capped() -> Any:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > limit:
-            raise too_large
-        return message
-
-    return receive_capped
+def _with_manners(given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The headers with those that every answer needs, where a route has not said otherwise: nothing is
+    guessed, framed or told to others, and nothing is kept but what can be asked for again by its ETag."""
+    headers = list(given)
+    names = {name.lower() for name, _ in headers}
+    if b"cache-control" not in names:
+        headers.append((b"cache-control", b"private, no-cache" if b"etag" in names else b"no-store"))
+    if b"content-security-policy" not in names:
+        headers.append((b"content-security-policy", _CLOSED))
+    return [*headers, *(manner for manner in _MANNERS if manner[0] not in names)]

@@ -20,6 +20,12 @@ from app.services.planning.plan import Plan, plan
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 LABEL = "label."
+_LABELS = {
+    "name": f"{LABEL}{{key}}",
+    "in": "query",
+    "schema": {"type": "string"},
+    "description": "jobs whose label KEY has this value; may stand several times, each with another KEY",
+}
 IdempotencyKey = Annotated[
     str | None,
     Header(min_length=1, max_length=255, description="the same key gives the same job, for 24 hours"),
@@ -74,7 +80,7 @@ def filters(
     return Filters(status=status or (), task=task, model=model, labels=labels, q=q)
 
 
-@router.get("", response_model=Page[JobView])
+@router.get("", response_model=Page[JobView], openapi_extra={"parameters": [_LABELS]})
 def list_jobs(
     session: ReadSession,
     principal: PrincipalDep,

@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from app.api.strict_route import StrictRoute
+from app.api.strict_route import StrictRoute, check_query, query_names
 from app.ports.parts import Parts
 from app.services import keys
 from app.services.keys import Principal
@@ -19,10 +19,12 @@ class LockedRoute(StrictRoute):
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        handle = super().get_route_handler()
+        handle, known = super().get_route_handler(), query_names(self)
 
         async def handle_locked(request: Request) -> Response:
             request.state.principal = await _authenticate(request)
+            if request.scope["query_string"]:
+                check_query(request, known)
             return await handle(request)
 
         return handle_locked

@@ -1,5 +1,8 @@
 """What every route gets without asking: a lock, an id, caps, strict bodies and errors with one face."""
 
+import base64
+import hashlib
+import re
 import types
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -130,7 +133,7 @@ def test_a_url_with_nul_is_refused_before_a_database_sees_it(client: TestClient)
     problem(client.get("/v1/jobs/%00"), 404, "not_found")
     for url in ("/v1/jobs?q=a%00b", "/v1/jobs?label.%00=x"):
         problem(client.get(url), 422, "invalid_request")
-    assert client.get("/odd/things/1?q=%2500").status_code == 200
+    assert client.get("/odd/things/1?limit=%32").status_code == 200
 
 
 # ---- the lock
@@ -321,6 +324,74 @@ def test_a_large_body_is_read_as_strictly(client: TestClient) -> None:
         "malformed_body",
     )
     assert client.post("/odd/notes", json={"text": "x" * 200_000}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("note", "pointer"),
+    [({"text": "x", "stars": "3"}, "/stars"), ({"text": "x", "stars": True}, "/stars"),
+     ({"text": 5}, "/text"), ({"text": "x", "stars": 1.5}, "/stars")],
+)  # fmt: skip
+def test_a_value_of_another_type_is_not_taken_for_a_number(
+    client: TestClient, note: dict[str, Any], pointer: str
+) -> None:
+    body = problem(client.post("/odd/notes", json=note), 422, "invalid_request")
+    assert [fault["pointer"] for fault in body["errors"]] == [pointer]
+
+
+def test_numbers_as_texts_are_refused_anywhere_in_a_spec(client: TestClient) -> None:
+    body = problem(client.post("/odd/specs", json={"training": {"epochs": "5"}}), 422, "invalid_spec")
+    assert "/training/epochs" in {fault["pointer"] for fault in body["errors"]}
+
+
+def test_bodies_that_wait_have_a_cap_together_and_let_go_of_it(open_door: Open) -> None:
+    with open_door(max_waiting_bytes=1000) as client:
+        for _ in range(3):
+            refused = client.post("/odd/raw", content=b"x" * 1001)
+            assert problem(refused, 503, "unavailable")["retryable"]
+            assert client.post("/odd/raw", content=b"x" * 1000).json() == 1000
+            assert client.post("/odd/forms", files={"text": (None, "x" * 2000)}).status_code == 200
+
+
+# ---- queries, methods and headers
+
+
+def test_a_parameter_that_nobody_knows_is_named(client: TestClient) -> None:
+    body = problem(client.get("/odd/things/1?limt=3&x=" + "y" * 500), 422, "invalid_request")
+    assert [fault["pointer"] for fault in body["errors"]] == ["/query/limt", "/query/x"]
+    assert "`limit`" in body["errors"][0]["fix"]
+    assert "yyy" not in str(body)
+    assert client.get("/v1/jobs?label.team=vision&status=queued").status_code == 200
+    problem(client.get("/v1/jobs?labels=vision"), 422, "invalid_request")
+    assert client.get("/healthz?probe=1").status_code == 200
+
+
+def test_head_is_get_without_the_body(client: TestClient) -> None:
+    for path in ("/odd/things/1", "/docs/favicon.png", "/v1/capabilities"):
+        got, asked = client.get(path), client.head(path)
+        assert (asked.status_code, asked.content) == (200, b"")
+        assert asked.headers["content-length"] == str(len(got.content))
+        assert asked.headers["content-type"] == got.headers["content-type"]
+    assert client.head("/nowhere").status_code == 404
+    assert client.head("/odd/notes").status_code == 405
+
+
+def test_every_answer_has_its_manners(client: TestClient) -> None:
+    for answer in (client.get("/odd/things/1"), client.get("/nowhere"), client.get("/odd/broken")):
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["cache-control"] == "no-store"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def test_the_documentation_runs_its_own_scripts_and_no_others(client: TestClient) -> None:
+    page = client.get("/docs")
+    policy = page.headers["content-security-policy"]
+    (script,) = re.findall(r"<script>(.*?)</script>", page.text, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'self' 'sha256-{digest}';" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert re.findall(r'src="(.*?)"', page.text) == ["/docs/swagger-ui-bundle.js"]
 
 
 # ---- ids, lines and figures

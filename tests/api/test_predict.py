@@ -275,7 +275,7 @@ def test_a_path_that_names_the_model_takes_no_other(client: TestClient) -> None:
     path = "/v1/models/plants/predict"
     refused(client.post(path, json={"model": "plants", "inputs": [ROW]}), 422, "invalid_request", "/model")
     image = client.post(f"{path}?model=digits", content=digit(0), headers={"content-type": "image/png"})
-    refused(image, 422, "invalid_request", "/model")
+    refused(image, 422, "invalid_request", "/query/model")
     refused(client.post("/v1/models/pl%00ants/predict", json={"inputs": [ROW]}), 404, "not_found")
 
 
