@@ -197,7 +197,7 @@ def _claimed(
 
 def _begin(session: Session, job: Job) -> Job | None:
     """With the time that earlier attempts have left, and with what they said up to the last checkpoint."""
-    anew = {} if job.checkpoint_step else {"progress": {}, "best": None}
+    anew: dict[str, Any] = {} if job.checkpoint_step else {"progress": {}, "best": None}
     unkept = MetricPoint.step > job.checkpoint_step if job.checkpoint_step else true()
     session.execute(delete(MetricPoint).where(MetricPoint.job_id == job.id, unkept))
     left_s = job.runtime_left_s
