@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, Float, String, literal, text
+from sqlalchemy import DateTime, Dialect, Float, String, inspect, literal, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -63,8 +63,13 @@ def now() -> datetime:
 
 
 def create_triggers(connection: Connection) -> None:
-    """Ended jobs and events never change. Each migration ends with this: batch mode drops SQLite's."""
-    for statement in _TRIGGERS[connection.dialect.name]:
+    """Ended jobs, events and the audit log never change. Each migration ends with this: batch mode drops
+    SQLite's. Tables that come with a later migration are passed over.
+    """
+    statements = list(_TRIGGERS[connection.dialect.name])
+    if inspect(connection).has_table("audit"):
+        statements += _AUDIT_TRIGGERS[connection.dialect.name]
+    for statement in statements:
         connection.execute(text(statement))
 
 
@@ -85,6 +90,24 @@ _TRIGGERS = {
         f"WHEN (OLD.status IN ({ENDED})) EXECUTE FUNCTION refuse_change()",
         "DROP TRIGGER IF EXISTS events_append_only ON events",
         "CREATE TRIGGER events_append_only BEFORE UPDATE ON events FOR EACH ROW "
+        "EXECUTE FUNCTION refuse_change()",
+    ],
+}
+_AUDIT_TRIGGERS = {
+    "sqlite": [
+        "DROP TRIGGER IF EXISTS audit_append_only",
+        "CREATE TRIGGER audit_append_only BEFORE UPDATE ON audit "
+        "BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END",
+        "DROP TRIGGER IF EXISTS audit_keeps_all",
+        "CREATE TRIGGER audit_keeps_all BEFORE DELETE ON audit "
+        "BEGIN SELECT RAISE(ABORT, 'the audit log keeps all'); END",
+    ],
+    "postgresql": [
+        "DROP TRIGGER IF EXISTS audit_append_only ON audit",
+        "CREATE TRIGGER audit_append_only BEFORE UPDATE ON audit FOR EACH STATEMENT "
+        "EXECUTE FUNCTION refuse_change()",
+        "DROP TRIGGER IF EXISTS audit_keeps_all ON audit",
+        "CREATE TRIGGER audit_keeps_all BEFORE DELETE OR TRUNCATE ON audit FOR EACH STATEMENT "
         "EXECUTE FUNCTION refuse_change()",
     ],
 }

@@ -24,6 +24,7 @@ from app.errors import Forbidden, Misconfigured, Unauthenticated
 from app.settings import Settings
 
 DEFAULT_PROJECT = "prj_default"
+SCOPES = ["read", "write", "predict", "admin"]
 _KEY = re.compile(r"sh_([A-Za-z0-9]{1,32})_[A-Za-z0-9_-]{43,128}")  # 43 characters of base64 are 256 bits
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
 
@@ -104,7 +105,8 @@ def establish(session: Session, settings: Settings) -> None:
     session.execute(earlier.values(revoked_at=now()))
     if parts:
         _insert_once(
-            session, Key(id=key_id, project_id=DEFAULT_PROJECT, name="bootstrap", digest=_digest(key))
+            session,
+            Key(id=key_id, project_id=DEFAULT_PROJECT, name="bootstrap", digest=_digest(key), scopes=SCOPES),
         )
         session.execute(update(Key).where(Key.id == key_id).values(digest=_digest(key), revoked_at=None))
 

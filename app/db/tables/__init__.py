@@ -1,6 +1,6 @@
 """The rows. Whoever wants to know the truth about a job, a model or a dataset reads it here."""
 
-from app.db.tables.access import Key, Project
+from app.db.tables.access import AuditEntry, ComputeUsage, Key, PredictionUsage, Project
 from app.db.tables.base import Base, Json
 from app.db.tables.outbox import Delivery, Outbox, ProjectEvent, Webhook
 from app.db.tables.search import Sweep, SweepTrial
@@ -22,8 +22,10 @@ from app.db.tables.workers import Worker
 __all__ = [
     "Alias",
     "AttemptLog",
+    "AuditEntry",
     "Base",
     "Chore",
+    "ComputeUsage",
     "Condemned",
     "Dataset",
     "DatasetName",
@@ -42,6 +44,7 @@ __all__ = [
     "ModelLayers",
     "ModelVersion",
     "Outbox",
+    "PredictionUsage",
     "Project",
     "ProjectEvent",
     "Signals",

@@ -60,6 +60,8 @@ class Job(Base):
     devices: Mapped[int] = mapped_column(default=1)  # slots that it takes
 
     attempt: Mapped[int] = mapped_column(default=0)
+    attempt_started_at: Mapped[datetime | None]  # the newest one's
+    device: Mapped[str | None] = mapped_column(String(16))  # that it may use: cpu or cuda
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     available_at: Mapped[datetime] = mapped_column(insert_default=db_now())
@@ -84,6 +86,7 @@ class Job(Base):
     output_version_id: Mapped[str | None] = mapped_column(ForeignKey("model_versions.id"))
     result_manifest: Mapped[str | None] = mapped_column(String(64))
     artifacts: Mapped[list[Any]]  # [{name, sha256, size, media_type}]
+    artifact_bytes: Mapped[int] = mapped_column(BigInteger, default=0)
 
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())
     started_at: Mapped[datetime | None]
