@@ -30,7 +30,7 @@ class Journal:
         self._sessions, self._job_id, self._attempt, self._clock = sessions, job_id, attempt, clock
         self._phase, self._due, self._fraction = "", 0.0, 0.0
         self._best: Json | None = None
-        self._points: list[Point] = []
+        self._points: dict[tuple[str, str, int], Point] = {}
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -58,8 +58,9 @@ class Journal:
             self._write(fraction, progress or None)
 
     def points(self, split: str, step: int, values: dict[str, float]) -> None:
-        """Metric points, written with the next progress or at the phase's end."""
-        self._points += [Point(name, split, step, value) for name, value in values.items()]
+        """Metric points, written with the next progress or at the phase's end. Where training went back, the
+        later ones of a step count."""
+        self._points |= {(name, split, step): Point(name, split, step, one) for name, one in values.items()}
 
     def best(self, metric: str, value: float, step: int) -> None:
         """Written when the points are."""
@@ -103,7 +104,7 @@ class Journal:
                 best=best,
                 metrics=dict(metrics),
             )
-        self._points, self._best = [], None
+        self._points, self._best = {}, None
         log.info("checkpoint saved", step=step, size=size)
 
     def checkpoints(self) -> list[JobCheckpoint]:
@@ -145,7 +146,7 @@ class Journal:
     def _write(self, fraction: float, progress: Json | None = None) -> None:
         with self._sessions.write() as session:
             self._report(session, fraction, progress)
-        self._points, self._best, self._due = [], None, self._clock() + WRITE_S
+        self._points, self._best, self._due = {}, None, self._clock() + WRITE_S
 
     def _report(self, session: Session, fraction: float, progress: Json | None = None) -> None:
         jobs.report_progress(
@@ -156,5 +157,5 @@ class Journal:
             fraction=fraction,
             progress=progress,
             best=self._best,
-            points=self._points,
+            points=[*self._points.values()],
         )
