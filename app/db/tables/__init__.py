@@ -6,7 +6,7 @@ from app.db.tables.outbox import Delivery, Outbox, ProjectEvent, Webhook
 from app.db.tables.search import Sweep, SweepTrial
 from app.db.tables.sources import Import
 from app.db.tables.stock import Alias, Dataset, DatasetName, Model, ModelLayers, ModelVersion, Signals
-from app.db.tables.upkeep import Chore, Condemned
+from app.db.tables.upkeep import Chore, Condemned, Tally
 from app.db.tables.work import (
     AttemptLog,
     Event,
@@ -50,6 +50,7 @@ __all__ = [
     "Signals",
     "Sweep",
     "SweepTrial",
+    "Tally",
     "Webhook",
     "Worker",
 ]

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import String
+from sqlalchemy import BigInteger, String
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.db.dialect import db_now
@@ -23,3 +23,17 @@ class Condemned(Base):
     __tablename__ = "condemned"
     sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
     since: Mapped[datetime] = mapped_column(insert_default=db_now())
+
+
+class Tally(Base):
+    """How often something has happened since the database was made, over all projects.
+
+    bucket: the upper end of a duration's bucket in seconds; 0 where nothing is measured. total: the seconds.
+    """
+
+    __tablename__ = "tallies"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    label: Mapped[str] = mapped_column(primary_key=True)
+    bucket: Mapped[float] = mapped_column(primary_key=True)
+    count: Mapped[int] = mapped_column(BigInteger, default=0)
+    total: Mapped[float] = mapped_column(default=0.0)

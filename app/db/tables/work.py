@@ -40,6 +40,12 @@ class Job(Base):
             sqlite_where=text("status = 'queued'"),
             postgresql_where=text("status = 'queued'"),
         ),
+        Index(
+            "ix_jobs_due",
+            *("accelerator", "available_at"),
+            sqlite_where=text("status = 'queued'"),
+            postgresql_where=text("status = 'queued'"),
+        ),
         Index(None, "project_id", "created_at"),
     )
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -55,6 +61,7 @@ class Job(Base):
     desired: Mapped[str] = mapped_column(String(16), default="run")
     version: Mapped[int] = mapped_column(default=1)
     last_seq: Mapped[int] = mapped_column(default=0)
+    traceparent: Mapped[str | None] = mapped_column(String(64))  # W3C's, of the request that ordered it
     priority: Mapped[int] = mapped_column(default=50)
     accelerator: Mapped[str] = mapped_column(String(16), default="auto")
     devices: Mapped[int] = mapped_column(default=1)  # slots that it takes
