@@ -26,6 +26,7 @@ from worker.engine.judging.metrics import Judge, judge_of
 from worker.engine.learner import Best, Learner, Metrics
 from worker.engine.lumped import LumpedRows
 from worker.engine.measuring import predict, validator
+from worker.engine.ranks import ONE_RANK
 from worker.engine.questions import form_of
 from worker.engine.standing import Standing
 from worker.engine.teaching import Teaching
@@ -33,6 +34,8 @@ from worker.engine.validate import Order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from worker.engine.ranks import OneRank, Ranks
 
     Array = NDArray[Any]
 
@@ -50,9 +53,10 @@ class Course:
         *,
         runs: int,
         checkpoints: Checkpoints | None = None,
+        ranks: "Ranks | OneRank" = ONE_RANK,
     ) -> None:
         self.order, self.material, self.answers, self.finish = order, material, answers, finish
-        self._checkpoints = checkpoints
+        self._checkpoints, self._ranks = checkpoints, ranks
         self._share, self._begun = 1 / runs, 0
         self.notes: list[str] = []  # for the report
         self.log_losses: list[float] = []  # of the last one that was taught, on the validation rows
@@ -162,16 +166,16 @@ class Course:
         what an earlier attempt kept is not done again."""
         hop = self.hops[place]
         keeps = seed == self.order.seed and any(name != "student" for name, _ in hop)
-        if keeps and (found := self.found(place)) is not None:
-            self._begun += 1
-            return found
         last, seeds = hop[-1][0], [self.seed_of(name, seed) for name, _ in hop]
+        if keeps and (found := self.found(place)) is not None:
+            self._pass(self._over(last, seeds[-1]))
+            return found
         trained = self.teach(modules, lesson, name=last, seed=seeds[-1])
         done = {
             name: replace(one, architecture=architecture, seed=own)
             for one, (name, architecture), own in zip(trained, hop, seeds, strict=True)
         }
-        if keeps:
+        if keeps and self._ranks.first:
             self.keep(place, done)
         return done
 
@@ -209,7 +213,7 @@ class Course:
 
         What an earlier attempt has trained is not trained again. Raises NumericDivergence, OutOfMemory, Left.
         """
-        run = self._checkpoints.over(_run_name(name, seed)) if self._checkpoints else None
+        run = self._over(name, seed)
         if run is None:
             training = self.training(seed)
             first = next(iter(lesson.stages))
@@ -232,10 +236,18 @@ class Course:
         else:
             last = run.trained[-1]
             self._watch(name, seed).best(last.best_step, lesson.metric, last.best[lesson.metric])
-        self._begun += 1
-        self.notes += [note for note in run.notes if note not in self.notes]
-        self.log_losses = run.log_losses
+        self._pass(run)
         return run.trained
+
+    def _over(self, name: str, seed: int) -> Run | None:
+        return self._checkpoints.over(_run_name(name, seed)) if self._checkpoints else None
+
+    def _pass(self, run: Run | None) -> None:
+        """One more is over. None: nothing is known of it any more but its students."""
+        self._begun += 1
+        if run is not None:
+            self.notes += [note for note in run.notes if note not in self.notes]
+            self.log_losses = run.log_losses
 
     def run(self, learners: list[Learner], lesson: Lesson, name: str, seed: int) -> Run:
         """The loop, looked on by the job, from where it was left or from the beginning."""
@@ -260,6 +272,7 @@ class Course:
                 resumed=progress,
                 keep=lambda _: kept.keep(standing),
                 rate=self.order.adjustments.rate,
+                ranks=self._ranks,
             )
 
         trained = self.order.adjustments.persist(attempt)
