@@ -6,12 +6,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url
+from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
 from sqlalchemy.orm import Session
 
 WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)  # older WAL can corrupt with several writers
 BUSY_TIMEOUT_MS = 30_000
 POOL: dict[str, Any] = {"pool_size": 16, "max_overflow": 32}  # more than the 40 threads that answer requests
+
+
+OUTAGES = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)  # when the database does not answer
 
 
 class Sessions:

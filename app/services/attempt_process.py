@@ -1,0 +1,225 @@
+"""One attempt: its process, the lease that is kept for it, the orders that it gets, and how its end is told.
+
+The process stands in a group of its own and ends when the pipe from here closes; its exit code is the witness
+of what happened. While the database is away the process goes on until the lease must be over: whoever could
+not renew it in time kills the process, for another worker may have the job by then.
+"""
+
+import os
+import signal
+import subprocess
+import threading
+import time
+from contextlib import suppress
+
+import structlog
+
+from app.db.session import OUTAGES
+from app.errors import DeadlineExceeded, LeaseLost, Unavailable
+from app.failpoints import failpoint
+from app.ports.parts import Parts
+from app.services import attempt_logs, jobs, scratch, trainer
+from app.services.attempt_output import Output
+from app.services.exit_codes import AWAY, LEFT, NO_ROOM
+from app.services.leases import LEAVING
+from app.services.workplace import PLAIN, Places
+
+FENCE = 0.9  # share of the lease after which a supervisor that could not renew kills its own child
+FENCE_TICK_S = 0.1
+TICK_S = 1.0  # longest time between two renewals, so that a cancellation is carried out soon
+LEAVE_S = 20.0  # for a process that was asked to leave to save a checkpoint and go
+RELEASE_S = 5.0  # how long a killed process may take to be gone, and what it said to be stored
+RETRY_S = 0.5  # between two tries to write an end while the database is away
+GIVE_UP_S = 3.0  # of such tries by a worker that is going away; then the lease runs out
+AWAY_S = 15.0  # before a job is tried again whose database or store was away
+
+log = structlog.get_logger()
+
+
+class Attempt:
+    """At one job, which this worker has claimed."""
+
+    def __init__(self, parts: Parts, job_id: str, attempt: int, places: Places = PLAIN) -> None:
+        self._parts, self._places = parts, places
+        self._job_id, self._attempt = job_id, attempt
+        self._lease_s = parts.settings.lease_s
+        self._renewed = time.monotonic()
+        self._told: set[str] = set()
+        self._leaves_by: float | None = None  # monotonic; None: it was not asked to leave
+        self._fenced = False
+
+    def run(self, stopping: threading.Event) -> None:
+        """Until the process has ended, one way or another, and the row says so."""
+        self._process = subprocess.Popen(
+            trainer.command(self._job_id, self._attempt, self._places),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=trainer.environment(self._parts.settings, self._places),
+            start_new_session=True,
+        )
+        assert self._process.stdout is not None
+        output = Output(self._process.stdout)
+        fence = threading.Thread(target=self._fence, name="fence", daemon=True)
+        output.start()
+        fence.start()
+        try:
+            while self._process.poll() is None:
+                if stopping.is_set():
+                    self._ask_to_leave()
+                if self._has_overstayed() or not self._keep():
+                    break
+                self._wait(stopping)
+        finally:
+            code = self._bury()
+            fence.join()
+        self._tell_end(code, stopping)
+        output.join(RELEASE_S)
+        keeper = threading.Thread(target=self._keep_log, args=[output.text()], name="log", daemon=True)
+        keeper.start()
+        keeper.join(RELEASE_S)
+
+    # ---- while it runs
+
+    def _fence(self) -> None:
+        """Kills the process when the lease was not renewed in time, even while a renewal hangs."""
+        while self._process.poll() is None:
+            if time.monotonic() - self._renewed > FENCE * self._lease_s:
+                log.warning("the lease was not renewed in time")
+                self._fenced = True
+                self._kill()
+                return
+            time.sleep(FENCE_TICK_S)
+
+    def _wait(self, stopping: threading.Event) -> None:
+        """Until the next renewal is due, the process has ended, or this worker stops and has not said so."""
+        until = time.monotonic() + min(self._lease_s / 4, TICK_S)
+        while self._process.poll() is None and time.monotonic() < until:
+            if stopping.is_set() and self._leaves_by is None:
+                return
+            time.sleep(0.02)
+
+    def _keep(self) -> bool:
+        """Renews the lease and passes on what the user wants; False: the process must not go on."""
+        failpoint("renew.before")
+        asked = time.monotonic()
+        try:
+            with self._parts.sessions.write() as session:
+                orders = jobs.renew(session, self._job_id, self._attempt, self._lease_s)
+        except LeaseLost:
+            return False
+        except OUTAGES:
+            log.warning("the lease could not be renewed", exc_info=True)
+            return True  # until the fence
+        self._renewed = asked
+        if orders.overdue:
+            return not self._fail_overdue()
+        if orders.desired == "finish":
+            self._tell("finish")
+        elif orders.desired == "pause":
+            self._ask_to_leave()
+        return orders.desired != "cancel"
+
+    def _ask_to_leave(self) -> None:
+        if self._leaves_by is None:
+            self._leaves_by = time.monotonic() + LEAVE_S
+            self._tell("leave")
+
+    def _has_overstayed(self) -> bool:
+        return self._leaves_by is not None and time.monotonic() > self._leaves_by
+
+    def _tell(self, word: str) -> None:
+        """Once."""
+        assert self._process.stdin is not None
+        if word in self._told:
+            return
+        self._told.add(word)
+        with suppress(BrokenPipeError):  # it has just ended; its exit code will say how
+            self._process.stdin.write(word.encode() + b"\n")
+            self._process.stdin.flush()
+
+    def _fail_overdue(self) -> bool:
+        """Whether the job has ended by that, or by itself just now; False: the database is away."""
+        error = DeadlineExceeded(
+            "The job reached resources.max_runtime_s: allow it more time, or fewer epochs."
+        )
+        body = {**error.body(), "phase": None, "blame": error.blame, "attempt": self._attempt}
+        try:
+            with self._parts.sessions.write() as session:
+                jobs.fail(session, self._job_id, self._attempt, body)
+        except LeaseLost:
+            pass
+        except OUTAGES:
+            return False
+        return True
+
+    def _kill(self) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    # ---- when it has ended
+
+    def _bury(self) -> int:
+        """Kills what is left of the process group and removes what it left behind; the exit code."""
+        failpoint("bury.before")
+        self._kill()
+        assert self._process.stdin is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.close()
+        code = self._process.wait(RELEASE_S)
+        scratch.remove(scratch.attempt_folder(self._parts.settings, self._job_id, self._attempt))
+        return code
+
+    def _tell_end(self, code: int, stopping: threading.Event) -> None:
+        """Tries for as long as the database is away; a worker that stops leaves it to the lease."""
+        stopped = None
+        while True:
+            try:
+                self._write_end(code)
+                return
+            except LeaseLost:  # it wrote its own end, or the lease was lost
+                log.info("attempt is over", exit_code=code)
+                return
+            except OUTAGES:
+                log.warning("the attempt's end could not be written", exit_code=code, exc_info=True)
+            if stopping.is_set():
+                stopped = stopped or time.monotonic()
+                if time.monotonic() - stopped > GIVE_UP_S:
+                    return
+            time.sleep(RETRY_S)
+
+    def _write_end(self, code: int) -> None:
+        """Of an attempt whose process wrote none. Raises LeaseLost when it did."""
+        mine = (self._job_id, self._attempt)
+        with self._parts.sessions.write() as session:
+            job = jobs.owned(session, *mine)
+            if job.desired == "cancel":
+                jobs.cancelled(session, *mine)
+            elif job.desired == "pause":
+                jobs.yield_(session, *mine, why="paused by its user")
+            elif self._leaves_by is not None or code == LEFT:
+                jobs.yield_(session, *mine, why=LEAVING)
+            elif self._fenced:
+                jobs.yield_(session, *mine, why="the database was away for too long")
+            elif code == AWAY:
+                why = "the database or the object store did not answer"
+                jobs.yield_(session, *mine, why=why, delay_s=AWAY_S)
+            else:
+                jobs.crash(session, *mine, _why(code), self._parts.settings.max_no_progress)
+            failpoint("end.before_commit")
+        log.warning("attempt ended without a verdict", exit_code=code)
+
+    def _keep_log(self, text: bytes) -> None:
+        """Without it the job is none the worse."""
+        try:
+            blob = self._parts.blobs.put([text])
+            with self._parts.sessions.write() as session:
+                attempt_logs.add(session, self._job_id, self._attempt, sha256=blob.sha256, size=blob.size)
+        except (*OUTAGES, Unavailable, OSError):
+            log.warning("what the attempt said could not be stored", exc_info=True)
+
+
+def _why(code: int) -> str:
+    if code < 0:
+        return f"its process was ended by {signal.Signals(-code).name}"
+    return "its worker's disk is full" if code == NO_ROOM else f"its process ended with code {code}"
