@@ -49,16 +49,18 @@ class Process:
 
     def start(self, **environment: str) -> None:
         """environment: for this once. A start may fail while what the last one left is not gone yet."""
+        self._process = _starter.submit(self._spawn, os.environ | self.environment | environment).result()
+
+    def _spawn(self, environment: dict[str, str]) -> "subprocess.Popen[bytes]":
         with self._log.open("ab") as output:
-            self._process = _starter.submit(
-                subprocess.Popen,
+            return subprocess.Popen(
                 self._command,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
-                env=os.environ | self.environment | environment,
+                env=environment,
                 **self._popen,
-            ).result()
+            )
 
     def wait_until_ready(self) -> None:
         """It is started again for as long as it ends by itself."""

@@ -135,7 +135,7 @@ def _environment(folder: Path, home: Path, **urls: str) -> dict[str, str]:
     )
     return settings.environment() | {
         "CHAOS_STARTS": str(folder / "starts"),
-        "CHAOS_BACKOFF_S": "0.1",
+        "CHAOS_BACKOFF_S": "0.02",
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
