@@ -58,7 +58,7 @@ def submit_job(
     failpoint("submit.after_commit")
     parts.queue.ring(job.id)
     failpoint("submit.after_ring")
-    return _answer(record)
+    return accepted(record)
 
 
 def filters(
@@ -125,7 +125,7 @@ def cancel_job(
 ) -> Response:
     """Ends a waiting job at once and asks a running one to stop; 409 when it has ended."""
     jobs.cancel(session, principal.project_id, job_id, (wish or Cancellation()).mode)
-    return _answer(job_records.get(session, principal.project_id, job_id))
+    return accepted(job_records.get(session, principal.project_id, job_id))
 
 
 @router.delete("/{job_id}", status_code=204)
@@ -134,7 +134,7 @@ def delete_job(job_id: str, session: WriteSession, principal: PrincipalDep) -> N
     jobs.remove(session, principal.project_id, job_id)
 
 
-def _answer(record: Record) -> Response:
+def accepted(record: Record) -> Response:
     """202, with where the job is to be found."""
     look = Look.of(record)
     headers = {"ETag": look.etag, "Location": f"/v1/jobs/{record.job.id}"}
