@@ -56,11 +56,12 @@ def end_phase(session: Session, job_id: str, attempt: int, phase: str) -> None:
     done = phases.PHASES.index(phase) + 1
     further = {"phases_done": done, "no_progress": 0} if done > job.phases_done else {}
     passed = phases.changed(job, phase, status="succeeded", progress=1.0, ended_at=phases.stamp())
+    took = {"seconds": phases.seconds(passed, phase)}
     owner_change(
         session,
         job_id,
         attempt,
-        events=[Note("phase.ended", f"{phase} ended", phase=phase)],
+        events=[Note("phase.ended", f"{phase} ended", phase=phase, data=took)],
         phases=passed,
         **further,
     )

@@ -17,6 +17,7 @@ from app.errors import Poison
 from app.services import phases
 from app.services.attempt_logs import tail
 from app.services.transitions import (
+    Cause,
     Note,
     attempt_ended,
     end,
@@ -66,13 +67,13 @@ def yield_(session: Session, job_id: str, attempt: int, *, why: str = LEAVING, d
     delay_s: how long nobody should try again.
     """
     job = owner_row(session, job_id, attempt)
-    if not _stopped(session, job, why):
-        _back(session, job, why, delay_s, interruptions=job.interruptions + 1)
+    if not _stopped(session, job, why, "yielded"):
+        _back(session, job, why, delay_s, cause="yielded", interruptions=job.interruptions + 1)
 
 
 def crash(session: Session, job_id: str, attempt: int, why: str, max_no_progress: int) -> None:
     """The attempt's process died without a verdict: again with a growing delay, or poison."""
-    _crashed(session, owner_row(session, job_id, attempt), why, max_no_progress)
+    _crashed(session, owner_row(session, job_id, attempt), why, max_no_progress, cause="crashed")
 
 
 def cancelled(session: Session, job_id: str, attempt: int) -> None:
@@ -94,21 +95,21 @@ def reap(session: Session, max_no_progress: int) -> list[str]:
     over = select(Job).where(*silent()).order_by(Job.id).limit(100)
     jobs = list(session.execute(over.with_for_update(skip_locked=True)).scalars())
     for job in jobs:
-        _crashed(session, job, "its worker fell silent", max_no_progress)
+        _crashed(session, job, "its worker fell silent", max_no_progress, cause="lost")
     return [job.id for job in jobs]
 
 
-def _crashed(session: Session, job: Job, why: str, limit: int) -> None:
-    if _stopped(session, job, why):
+def _crashed(session: Session, job: Job, why: str, limit: int, *, cause: Cause) -> None:
+    if _stopped(session, job, why, cause):
         return
     counts = {"no_progress": job.no_progress + 1, "failures": job.failures + 1}
     if job.no_progress + 1 >= limit:
-        _poisoned(session, job, why, **counts)
+        _poisoned(session, job, why, cause, **counts)
     else:
-        _back(session, job, why, BACKOFF_S * 2**job.no_progress, **counts)
+        _back(session, job, why, BACKOFF_S * 2**job.no_progress, cause=cause, **counts)
 
 
-def _stopped(session: Session, job: Job, why: str) -> bool:
+def _stopped(session: Session, job: Job, why: str, cause: Cause) -> bool:
     """Ends the job where its user wished that and nothing is left to be done; False: not so."""
     if job.desired == "cancel":
         message = "cancelled by its user"
@@ -116,12 +117,12 @@ def _stopped(session: Session, job: Job, why: str) -> bool:
         message = f"stopped by its user, with nothing to keep: {why}"
     else:
         return False
-    told = [attempt_ended(job.attempt, why), *ended("cancelled", message)]
+    told = [attempt_ended(job.attempt, why, cause), *ended("cancelled", message)]
     _end(session, job, told, "cancelled")
     return True
 
 
-def _poisoned(session: Session, job: Job, why: str, **counts: int) -> None:
+def _poisoned(session: Session, job: Job, why: str, cause: Cause, **counts: int) -> None:
     tries, phase = job.no_progress + 1, phases.running(job)
     error = Poison(
         f"{tries} attempts ended without getting further: {why}. The job's logs tell what its process said; "
@@ -129,7 +130,7 @@ def _poisoned(session: Session, job: Job, why: str, **counts: int) -> None:
     )
     body = {**error.body(), "phase": phase, "blame": error.blame, "attempt": job.attempt}
     told = ended("failed", error.detail, "error", phase, {"code": error.code})
-    events = [attempt_ended(job.attempt, why), *told]
+    events = [attempt_ended(job.attempt, why, cause), *told]
     _end(session, job, events, "failed", error={**body, "log_tail": tail(session, job.id)}, **counts)
 
 
@@ -138,10 +139,10 @@ def _end(session: Session, job: Job, events: Sequence[Note], status: str, **valu
     owner_change(session, job.id, job.attempt, events=events, **values)
 
 
-def _back(session: Session, job: Job, why: str, delay_s: float, **counts: int) -> None:
+def _back(session: Session, job: Job, why: str, delay_s: float, *, cause: Cause, **counts: int) -> None:
     """Paused if its user wished that, else queued again."""
     status = "paused" if job.desired == "pause" else "queued"
-    told = [attempt_ended(job.attempt, why), Note("job.status", status, data={"status": status})]
+    told = [attempt_ended(job.attempt, why, cause), Note("job.status", status, data={"status": status})]
     owner_change(
         session,
         job.id,
@@ -151,6 +152,7 @@ def _back(session: Session, job: Job, why: str, delay_s: float, **counts: int) -
         lease_owner=None,
         lease_expires_at=None,
         available_at=db_now(delay_s),
+        preempted=why == LEAVING,
         deadline_at=None,
         runtime_left_s=_runtime_left_s(session, job),
         **counts,

@@ -9,12 +9,14 @@ handed on twice.
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 from sqlalchemy import delete, exists, insert, select, update
 from sqlalchemy.orm import Session
 
 from app.db.ids import new_id
 from app.db.tables import Delivery, Event, Job, Outbox, Project, ProjectEvent, Webhook
+from app.services import tallies
 from app.services.webhooks import payload, wants
 
 MOST_AT_ONCE = 500
@@ -52,6 +54,7 @@ def hand_on(session: Session) -> int:
     for project_id, events in sorted(by_project.items()):
         _place(session, project_id, events)
         _deliver(session, project_id, events)
+    tallies.add_events(session, chain.from_iterable(by_project.values()))
     session.execute(delete(Outbox).where(Outbox.id.in_([row.id for row in rows])))
     return len(rows)
 

@@ -31,6 +31,13 @@ def closed(job: Job, status: str) -> list[Json]:
     return [{**phase, **over} if phase["status"] == "running" else phase for phase in job.phases]
 
 
+def seconds(all_phases: list[Json], name: str) -> float:
+    """Between the beginning and the end of one that is over."""
+    phase = next(phase for phase in all_phases if phase["name"] == name)
+    begun, ended = (datetime.fromisoformat(phase[key]) for key in ("started_at", "ended_at"))
+    return round((ended - begun).total_seconds(), 3)
+
+
 def stamp(moment: datetime | None = None) -> str:
     """A moment, or now, as it stands in JSON."""
     return (moment or now()).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -17,6 +17,8 @@ from app.db.tables import Event, Job, Outbox
 from app.errors import LeaseLost, NotFound, shown
 
 Json = dict[str, Any]
+# how an attempt ends: by its own verdict, handed back, by a crash, or with its worker
+Cause = Literal["ended", "yielded", "crashed", "lost"]
 
 
 @dataclass(frozen=True)
@@ -113,9 +115,9 @@ def ended(
     return [Note("job.status", status, level, phase, told), Note("job.ended", message, level, phase, told)]
 
 
-def attempt_ended(attempt: int, why: str | None = None) -> Note:
+def attempt_ended(attempt: int, why: str | None = None, cause: Cause = "ended") -> Note:
     """why: None: it ended as it should."""
-    data = {"attempt": attempt}
+    data = {"attempt": attempt, "cause": cause}
     if why is None:
         return Note("attempt.ended", f"attempt {attempt} ended", data=data)
     return Note("attempt.ended", f"attempt {attempt} ended: {why}", "warning", data=data)
