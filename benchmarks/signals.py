@@ -52,7 +52,7 @@ class Stop:
     """Nobody wants the job to end early."""
 
     def __init__(self) -> None:
-        self.finish = threading.Event()
+        self.finish, self.leave = threading.Event(), threading.Event()
 
 
 def main() -> int:
@@ -161,7 +161,7 @@ def carried_out(parts: Parts, data: str, dtype: str) -> float:
     assert job is not None
     before = anonymous_mb()
     with sampled() as samples:
-        run(job, job.attempt, parts, Stop())  # type: ignore[arg-type]
+        run(job, job.attempt, parts, Stop())
     with parts.sessions.read() as session:
         ended = session.get_one(Job, job.id)
     grown = max(value for _, value in samples) - before
