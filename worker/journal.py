@@ -104,6 +104,8 @@ class Journal:
                 best=best,
                 metrics=dict(metrics),
             )
+            failpoint("checkpoint.before_commit")
+        failpoint("checkpoint.after_commit")
         self._points, self._best = {}, None
         log.info("checkpoint saved", step=step, size=size)
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from app.errors import BlobCorrupt
+from app.failpoints import failpoint
 from app.ports.blobs import Blob, Blobs
 
 Tensors = dict[str, Tensor]
@@ -107,16 +108,20 @@ def write(path: Path, chunks: Iterable[Buffer]) -> Blob:
     unfinished, digest, size = path.with_name(f".{path.name}.part"), hashlib.sha256(), 0
     descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
+        failpoint("checkpoint.before_write")
         for chunk in chunks:
             digest.update(chunk)
             left = memoryview(chunk)
             size += len(left)
             while left:
                 left = left[os.write(descriptor, left) :]
+        failpoint("checkpoint.after_write")
         os.fsync(descriptor)
+        failpoint("checkpoint.after_fsync")
         if (there := os.fstat(descriptor).st_size) != size:
             raise OSError(f"{there} of {size} bytes were written")
         unfinished.rename(path)
+        failpoint("checkpoint.after_rename")
     finally:
         os.close(descriptor)
         unfinished.unlink(missing_ok=True)
@@ -134,6 +139,7 @@ def store(blobs: Blobs, path: Path, chunks: Iterable[Buffer]) -> Blob:
     try:
         wanted = write(path, chunks)
         found = blobs.put_file(path)
+        failpoint("checkpoint.after_upload")
         if found != wanted or blobs.size(found.sha256) != wanted.size:
             raise BlobCorrupt(f"What was stored as {found.sha256} is not what was written.")
         return found
