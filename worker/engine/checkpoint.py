@@ -56,31 +56,36 @@ class Run:
 class Pace:
     """When to save: not more often than every `least_s`, and for SHARE of the time since this began.
 
-    What the next one takes is taken to be what the last one took.
+    What the next one takes is taken to be what the last one took. spent: seconds that the `saves` took.
     """
 
     def __init__(self, least_s: float, clock: Callable[[], float]) -> None:
         self._least_s, self._clock = least_s, clock
         self._begun = self._saved = clock()
-        self._spent = self._last = 0.0
+        self.spent = self._last = 0.0
+        self.saves = 0
 
     def due(self) -> bool:
         now = self._clock()
-        affordable = self._spent + self._last <= SHARE * (now - self._begun - self._spent)
+        affordable = self.spent + self._last <= SHARE * (now - self._begun - self.spent)
         return affordable and now - self._saved >= self._least_s
 
     def saved(self, since: float) -> None:
         self._saved = self._clock()
         self._last = self._saved - since
-        self._spent += self._last
+        self.spent += self._last
+        self.saves += 1
 
 
 class Checkpoints:
-    """Of one job. What no checkpoint tells of begins anew."""
+    """Of one job. What no checkpoint tells of begins anew. keeps: False: it only reads, as all ranks but the
+    first do."""
 
-    def __init__(self, order: Order, stop: Stop, clock: Callable[[], float] = time.monotonic) -> None:
-        self._order, self._stop, self._clock = order, stop, clock
-        self._pace = Pace(order.parts.settings.checkpoint_s, clock)
+    def __init__(
+        self, order: Order, stop: Stop, clock: Callable[[], float] = time.monotonic, *, keeps: bool = True
+    ) -> None:
+        self._order, self._stop, self._clock, self._keeps = order, stop, clock, keeps
+        self.pace = Pace(order.parts.settings.checkpoint_s, clock)
         self._folder = order.folder / "checkpoint"
         self._folder.mkdir(parents=True, exist_ok=True)
         self._runs: dict[str, Run] = {}
@@ -149,7 +154,7 @@ class Checkpoints:
         if self._stop.leave.is_set():
             self._save(standing)
             raise Left
-        if self._pace.due():
+        if self.pace.due():
             self._save(standing)
 
     def end(self, standing: Standing, run: Run) -> None:
@@ -164,7 +169,7 @@ class Checkpoints:
         over = standing.name in self._runs
         step = sum(run.trained[-1].steps + 1 for run in self._runs.values())  # a run's end counts as a step
         step += 0 if over else standing.progress.step
-        if step <= self._newest or not standing.sound:
+        if not self._keeps or step <= self._newest or not standing.sound:
             return
         begun = self._clock()
         try:
@@ -173,7 +178,7 @@ class Checkpoints:
         except (OSError, Unavailable, BlobCorrupt) as error:
             self._warn(step, error)
         finally:
-            self._pace.saved(begun)
+            self.pace.saved(begun)
 
     def _write(self, standing: Standing, step: int, *, over: bool) -> None:
         files: dict[str, Blob] = {}
