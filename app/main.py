@@ -31,6 +31,7 @@ from app.settings import Settings
 from app.wiring import assemble, database_url
 
 GOODBYE_S = 20.0  # for running jobs to hand themselves back
+from app.services.workplace import Workplace
 _DESCRIPTION = (
     "Distillation as a service: a teacher checkpoint, data and a student architecture go in, a small model "
     "that you own comes out, proven and served. Errors are problem details (RFC 9457) with the pointer to "
@@ -84,14 +85,16 @@ async def _lifespan(application: FastAPI, settings: Settings) -> AsyncIterator[N
         application.state.board = JobBoard(parts, watcher)
         await watcher.start()
         stack.push_async_callback(watcher.stop)
-        lookout = Lookout(parts)
+        local = parts.queue if isinstance(parts.queue, LocalQueue) else None
+        place = await run_in_threadpool(Workplace, settings) if local else None
+        lookout = Lookout(parts, place)
         lookout.start()
         stack.callback(lookout.stop)
         for thread in (Courier(parts), Collector(parts)):
             thread.start()
             stack.callback(thread.stop)
-        if isinstance(parts.queue, LocalQueue):
-            supervisor = Supervisor(parts, parts.queue.bell)
+        if local and place:
+            supervisor = Supervisor(parts, place, local.bell)
             supervisor.start()
             stack.push_async_callback(run_in_threadpool, supervisor.stop, GOODBYE_S)
         yield

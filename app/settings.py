@@ -5,7 +5,7 @@ import os
 import re
 from ipaddress import ip_network
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -52,9 +52,14 @@ class Settings(BaseSettings):
     )
     log_format: str = Field("console", pattern="^(console|json)$", description="console or json")
 
-    slots: PositiveInt = Field(1, description="jobs that one worker process runs at once")
-    accelerators: tuple[str, ...] = Field(
-        ("cpu",), description='what this worker offers, as JSON: ["cpu", "cuda"]'
+    slots: PositiveInt | None = Field(
+        None, description="jobs that one worker process runs at once; unset: one a GPU, or one"
+    )
+    accelerators: tuple[Literal["cpu", "cuda"], ...] = Field(
+        (), description='what this worker offers, as JSON: ["cpu", "cuda"]; empty: what it finds'
+    )
+    devices: tuple[str, ...] | None = Field(
+        None, description='its GPUs, as JSON: ["0", "1"]; unset: CUDA_VISIBLE_DEVICES, or all that there are'
     )
     threads: PositiveInt = Field(os.cpu_count() or 1, description="CPU threads of one training process")
     lease_s: PositiveFloat = Field(

@@ -6,7 +6,9 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from app.catalog.spec import JobSpec
-from app.db.tables import Dataset, Job, ModelVersion
+from app.db.dialect import db_now
+from app.db.ids import new_id
+from app.db.tables import Dataset, Job, ModelVersion, Worker
 from app.intake.profile import Profile
 from app.services import datasets, models, submission
 from app.services.datasets import Prepared, StoredSplit
@@ -77,6 +79,15 @@ def teacher(
         "files": [{"path": "model.onnx", "sha256": _digest(name), "size": 10}],
     }
     return models.register(session, project_id, name, Checkpoint(**fields | changes))
+
+
+def worker(session: Session, **changes: Any) -> Worker:
+    """One that is there, with a CPU slot."""
+    fields = {"host": "here", "version": "1", "accelerators": ["cpu"], "devices": [], "slots": 1}
+    row = Worker(id=new_id("wrk"), expires_at=db_now(60.0), **fields | changes)
+    session.add(row)
+    session.flush()
+    return row
 
 
 def student(job: Job) -> Checkpoint:

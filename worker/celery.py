@@ -1,34 +1,41 @@
 """The Celery application: one task of one line. Start it with
 
-celery --app worker.celery worker --pool threads --concurrency 1 --without-gossip --without-mingle
+celery --app worker.celery worker --pool threads --without-gossip --without-mingle
 """
 
 import threading
 from typing import Any
 
 from celery import Celery, signals
+from kombu.entity import Queue
 
 from app.logs import configure_logs
-from app.ports.queue import BROKER_MANNERS, TASK
+from app.ports.queue import BROKER_MANNERS, QUEUES, TASK
 from app.services import supervise
 from app.services.layers import Surveyor
+from app.services.workplace import Workplace
 from app.settings import Settings
 from app.wiring import assemble
 
 settings = Settings()
 parts = assemble(settings)
 stopping = threading.Event()
-lookout = supervise.Lookout(parts)
+place = Workplace(settings)
+lookout = supervise.Lookout(parts, place)
 surveyor = Surveyor(parts)
 
 celery = Celery("stillhouse", broker=settings.queue_url)
-celery.conf.update(BROKER_MANNERS)
+celery.conf.update(
+    BROKER_MANNERS,
+    task_queues=[Queue(name) for one in place.accelerators for name in QUEUES[one]],  # type: ignore[no-untyped-call]
+    worker_concurrency=place.slots,
+)
 
 
 @celery.task(name=TASK)  # type: ignore[untyped-decorator]
 def work(_job_id: str) -> None:
     """Carries out what is eligible. The id says who rang; the row says what to do."""
-    supervise.work(parts, stopping)
+    supervise.work(parts, place, stopping)
 
 
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]

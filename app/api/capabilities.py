@@ -8,13 +8,14 @@ from inspect import cleandoc
 from typing import Any
 
 from fastapi import APIRouter
+from sqlalchemy.orm import Session
 
-from app.api.dependencies import PartsDep
+from app.api.dependencies import PartsDep, ReadSession
 from app.catalog.base import Frozen
 from app.catalog.measures import AGAINST_LABELS, measures
 from app.catalog.spec import ARCHITECTURES, AUGMENTATIONS, EXPORTS, LOSSES, SCHEMES, TASKS
 from app.catalog.sweep import Choice, FloatRange, IntRange, MedianRule
-from app.settings import Settings
+from app.services import workers
 from app.strict_json import MAX_DEPTH
 
 router = APIRouter(prefix="/v1/capabilities", tags=["capabilities"])
@@ -30,10 +31,10 @@ _LIMITS = (
 
 
 @router.get("")
-def capabilities(parts: PartsDep) -> dict[str, Any]:
+def capabilities(parts: PartsDep, session: ReadSession) -> dict[str, Any]:
     """What may be ordered and what a sweep may vary, with their JSON Schemas; limits, versions."""
     limits = {name: getattr(parts.settings, name) for name in _LIMITS} | {"max_json_depth": MAX_DEPTH}
-    return {**_catalog(), "limits": limits, "devices": _devices(parts.settings), "versions": _versions()}
+    return {**_catalog(), "limits": limits, "devices": _devices(session), "versions": _versions()}
 
 
 @cache
@@ -72,9 +73,9 @@ def _plain(fact: Any) -> Any:
     return sorted(fact) if isinstance(fact, frozenset) else fact
 
 
-def _devices(settings: Settings) -> list[str]:
-    """What workers with these settings offer; workers elsewhere may offer more."""
-    return list(settings.accelerators)
+def _devices(session: Session) -> list[str]:
+    """What the workers offer that are there."""
+    return sorted({name for worker in workers.live(session) for name in worker.accelerators})
 
 
 @cache

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass
+from zlib import crc32
 
 from fastapi.concurrency import run_in_threadpool
 
@@ -25,9 +26,10 @@ class Look:
 
     @classmethod
     def of(cls, record: Record) -> "Look":
-        """A queued job's place in line changes without its version, so it is part of the ETag."""
-        job = record.job
-        etag = f'"{job.version}.{record.ahead}"' if job.status == "queued" else f'"{job.version}"'
+        """Why a queued job waits, and its place, change without its version, so they are part of the ETag."""
+        job, waits = record.job, record.waiting
+        line = "" if waits is None else f".{crc32(repr(waits).encode()):08x}"
+        etag = f'"{job.version}{line}"'
         return cls(job.version, job.ended_at is not None, etag, json.dumps(render(record)).encode())
 
 

@@ -13,6 +13,7 @@ from app.db.dialect import TERMINAL
 from app.db.tables import Event
 from app.services.job_records import Record
 from app.services.phases import PHASES
+from app.services.places import Reason
 
 Json = dict[str, Any]
 Status = Literal["queued", "running", "paused", "succeeded", "failed", "cancelled"]
@@ -20,8 +21,12 @@ _STOPPING = {"pause": "pausing", "cancel": "cancelling", "finish": "cancelling"}
 
 
 class Waiting(BaseModel):
-    reason: Literal["capacity", "retry"]
-    ahead: int = Field(description="queued jobs that go first")
+    reason: Reason = Field(
+        description="capacity: no slot is free; quota: its project runs as many as it may; "
+        "preempted: its worker went away; retry: it is tried again after a while"
+    )
+    ahead: int = Field(description="queued jobs that would be claimed first, as things stand")
+    detail: str | None = Field(description="what it needs and no worker has that is there")
 
 
 class PhaseView(BaseModel):
@@ -38,27 +43,39 @@ class JobOutput(BaseModel):
     alias: str | None = Field(description="that was moved to it; null also where a gate was not passed")
 
 
+class CheckpointMark(BaseModel):
+    step: int = Field(description="optimizer steps of all trainings together, at which the job goes on")
+
+
 class JobView(BaseModel):
     id: str
     object: Literal["job"]
     version: int = Field(description="moves at every change; give it to `?wait=` to hear of the next one")
     name: str
     labels: dict[str, str]
-    parent: str | None
+    parent: str | None = Field(description="the job that this one retries or is a clone of")
     status: Status | Literal["pausing", "cancelling"]
     terminal: bool = Field(description="whether the status is final")
     waiting: Waiting | None
     phases: list[PhaseView]
     progress: Json = Field(description="step, total_steps, epoch, samples_per_s, eta_s, heartbeat_at")
     best: Json | None = Field(description="metric, value and step of the best validation so far")
+    checkpoint: CheckpointMark | None = Field(description="the newest one; a retry begins with its parent's")
+    adjustments: Json = Field(
+        description="what attempts changed to get on: lr_halvings, micro_batch_size; {} where nothing was"
+    )
     spec: JobSpec = Field(description="as it was sent")
     resolved: Resolved
     spec_digest: str
     usage: Json
     outcome: Json | None
     output: JobOutput | None
-    error: Json | None = Field(description="problem details with phase, blame and attempt")
+    error: Json | None = Field(
+        description="problem details with phase, blame, attempt and log_tail, the last events before the end"
+    )
     attempts: int
+    interruptions: int = Field(description="attempts that ended without the job's fault")
+    failures: int = Field(description="attempts that crashed or whose worker fell silent")
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None
@@ -83,7 +100,10 @@ def render(record: Record) -> Json:
     link = f"/v1/jobs/{job.id}"
     links = {
         "self": link,
-        **{part: f"{link}/{part}" for part in ("events", "metrics", "report", "rows", "artifacts")},
+        **{
+            part: f"{link}/{part}"
+            for part in ("events", "metrics", "report", "rows", "artifacts", "checkpoints", "logs")
+        },
     }
     return {
         "id": job.id,
@@ -94,10 +114,12 @@ def render(record: Record) -> Json:
         "parent": job.parent_id,
         "status": _STOPPING.get(job.desired, job.status) if job.status == "running" else job.status,
         "terminal": job.status in TERMINAL,
-        "waiting": record.waiting,
+        "waiting": None if record.waiting is None else vars(record.waiting),
         "phases": job.phases,
         "progress": job.progress,
         "best": job.best,
+        "checkpoint": {"step": job.checkpoint_step} if job.checkpoint_step else None,
+        "adjustments": job.adjustments,
         "spec": job.spec,
         "resolved": job.resolved,
         "spec_digest": job.spec_digest,
@@ -106,6 +128,8 @@ def render(record: Record) -> Json:
         "output": _output(record),
         "error": job.error,
         "attempts": job.attempt,
+        "interruptions": job.interruptions,
+        "failures": job.failures,
         "created_at": stamp(job.created_at),
         "started_at": stamp(job.started_at),
         "ended_at": stamp(job.ended_at),

@@ -317,8 +317,14 @@ class Evaluation(Frozen):
     gates: list[Gate] = Field([], max_length=32)
 
 
+MOST_DEVICES = 8  # of one job
+
+
 class Resources(Frozen):
     accelerator: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: Annotated[int, Field(ge=1, le=MOST_DEVICES)] = Field(
+        1, description="of one worker, which the job is trained over"
+    )
     priority: Annotated[int, Field(ge=0, le=100)] = Field(50, description="higher goes first")
     max_runtime_s: Annotated[float, Field(gt=0, le=30 * 86_400)] = 14_400.0
 

@@ -9,13 +9,19 @@ import structlog
 log = structlog.get_logger()
 
 TASK = "stillhouse.work"
+QUEUES = {
+    "cpu": ("stillhouse.cpu",),
+    "cuda": ("stillhouse.cuda",),
+    "auto": ("stillhouse.cpu", "stillhouse.cuda"),
+}
 EXPIRES_S = 60.0  # a hint that nobody took by then has been given again
 UNSENT = 100  # rings kept while the broker is away
+UNHEARD = 100  # rings in a queue that nobody listens to; they all say the same
 
 
 class Queue(Protocol):
-    def ring(self, job_id: str) -> None:
-        """Wakes a worker. Never blocks and never fails; the id is for the log only."""
+    def ring(self, job_id: str, accelerator: str = "auto") -> None:
+        """Wakes a worker that may have the accelerator. Never blocks, never fails; the id is for the log."""
 
     def close(self) -> None:
         """Rings no more."""
@@ -27,7 +33,7 @@ class LocalQueue:
     def __init__(self) -> None:
         self.bell = threading.Event()
 
-    def ring(self, job_id: str) -> None:
+    def ring(self, job_id: str, accelerator: str = "auto") -> None:
         self.bell.set()
 
     def close(self) -> None:
@@ -42,13 +48,13 @@ class CeleryQueue:
 
         self._celery = Celery("stillhouse", broker=url)
         self._celery.conf.update(BROKER_MANNERS)
-        self._rings: queue.Queue[str | None] = queue.Queue(UNSENT)
+        self._rings: queue.Queue[tuple[str, str] | None] = queue.Queue(UNSENT)
         self._sender = threading.Thread(target=self._send, name="bell", daemon=True)
         self._sender.start()
 
-    def ring(self, job_id: str) -> None:
+    def ring(self, job_id: str, accelerator: str = "auto") -> None:
         try:
-            self._rings.put_nowait(job_id)
+            self._rings.put_nowait((job_id, accelerator))
         except queue.Full:
             log.warning("the bell is choked: the lookout will ring again", job_id=job_id)
 
@@ -58,13 +64,26 @@ class CeleryQueue:
         self._celery.close()
 
     def _send(self) -> None:
-        while (job_id := self._rings.get()) is not None:
+        while (ring := self._rings.get()) is not None:
             try:
-                self._celery.send_task(
-                    TASK, args=[job_id], expires=EXPIRES_S, retry=False, ignore_result=True
-                )
+                self._tell(*ring)
             except Exception:
-                log.warning("the broker did not take the ring", job_id=job_id, exc_info=True)
+                log.warning("the broker did not take the ring", job_id=ring[0], exc_info=True)
+
+    def _tell(self, job_id: str, accelerator: str) -> None:
+        """In every queue that can serve the job, where a ring is still news."""
+        with self._celery.producer_pool.acquire(block=True) as producer:
+            for name in QUEUES[accelerator]:
+                if producer.channel.client.llen(name) < UNHEARD:
+                    self._celery.send_task(
+                        TASK,
+                        args=[job_id],
+                        queue=name,
+                        producer=producer,
+                        expires=EXPIRES_S,
+                        retry=False,
+                        ignore_result=True,
+                    )
 
 
 BROKER_MANNERS = {

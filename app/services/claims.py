@@ -12,16 +12,12 @@ from typing import Any
 
 from sqlalchemy import (
     ColumnElement,
-    Integer,
     Row,
     Select,
     Subquery,
-    and_,
-    cast,
     delete,
     func,
     literal,
-    null,
     or_,
     select,
     true,
@@ -39,7 +35,6 @@ TRIES = 3  # looks at whose turn it is, when others were faster each time
 TURNS = 16  # projects that one look finds
 PATIENCE_S = 60.0  # that a job for several slots lets others pass; then slots are kept free for it
 QUEUED = literal("queued", literal_execute=True)  # the index of queued jobs does not serve a parameter
-QUOTA = cast(null(), Integer)
 
 
 @dataclass(frozen=True)
@@ -50,37 +45,35 @@ class Room:
     whole: Mapping[str, int]
 
     @classmethod
-    def single(cls, accelerators: Sequence[str]) -> "Room":
-        """One slot, which has every accelerator."""
-        one = dict.fromkeys(("auto", *accelerators), 1)
-        return cls(one, one)
+    def of(cls, accelerators: Sequence[str], slots: int = 1) -> "Room":
+        """Free slots which have every accelerator."""
+        free = dict.fromkeys(("auto", *accelerators), slots)
+        return cls(free, free)
+
+    @property
+    def any_free(self) -> bool:
+        return any(self.free.values())
 
 
 def claim(
     session: Session, owner: str, accelerators: Sequence[str], lease_s: float, room: Room | None = None
 ) -> Job | None:
     """Takes the next job; None when nothing is eligible. room: None means a single slot."""
-    room = room or Room.single(accelerators)
+    room = room or Room.of(accelerators)
     for _ in range(TRIES):
         turns = _turns(session, room)
         for turn in turns:
             job = _take(session, turn, room.free[turn.accelerator], owner, lease_s)
             if job is not None:
-                return _begin(session, job)
+                return _begin(session, job, accelerators)
         if not turns:
             break
     return None
 
 
-def first(session: Session, room: Room) -> str | None:
-    """The accelerator of a job that could be claimed now; None: there is no such job."""
-    turns = _turns(session, room)
-    return turns[0].accelerator if turns else None
-
-
-def eligible(accelerators: Sequence[str]) -> list[ColumnElement[bool]]:
-    """What makes a job ready to be claimed by a worker with these accelerators."""
-    return [*ready(Job), Job.accelerator.in_(("auto", *accelerators))]
+def wanted(session: Session, room: Room) -> set[str]:
+    """The accelerators of jobs that could be claimed now."""
+    return {turn.accelerator for turn in _turns(session, room)}
 
 
 def ready(job: Any) -> list[ColumnElement[bool]]:
@@ -100,12 +93,12 @@ def _turns(session: Session, room: Room) -> Sequence[Row[Any]]:
     if not lanes:
         return []
     head, running = union_all(*lanes).subquery("head"), running_jobs()
-    count = func.coalesce(running.c.count, 0)
+    count, quota = func.coalesce(running.c.count, 0), Project.max_running_jobs
     statement = (
-        select(head.c.project_id, head.c.accelerator, head.c.priority, QUOTA.label("quota"))
+        select(head.c.project_id, head.c.accelerator, head.c.priority, quota.label("quota"))
         .join(Project, Project.id == head.c.project_id)
         .outerjoin(running, running.c.project_id == head.c.project_id)
-        .where(head.c.id.is_not(None), or_(QUOTA.is_(None), count < QUOTA))
+        .where(head.c.id.is_not(None), or_(quota.is_(None), count < quota))
         .order_by(head.c.priority.desc(), count, head.c.created_at, head.c.id)
         .limit(TURNS)
     )
@@ -195,7 +188,7 @@ def _claimed(
     )
 
 
-def _begin(session: Session, job: Job) -> Job | None:
+def _begin(session: Session, job: Job, accelerators: Sequence[str]) -> Job | None:
     """With the time that earlier attempts have left, and with what they said up to the last checkpoint."""
     anew: dict[str, Any] = {} if job.checkpoint_step else {"progress": {}, "best": None}
     unkept = MetricPoint.step > job.checkpoint_step if job.checkpoint_step else true()
@@ -212,16 +205,7 @@ def _begin(session: Session, job: Job) -> Job | None:
         events=[running, started],
         deadline_at=db_now(left_s),
         runtime_left_s=None,
+        attempt_started_at=db_now(),
+        device="cuda" if "cuda" in accelerators and job.accelerator != "cpu" else "cpu",
         **anew,
     )
-
-
-def ahead(session: Session, job: Job) -> int:
-    """How many queued jobs go first."""
-    earlier = or_(
-        Job.priority > job.priority,
-        and_(Job.priority == job.priority, Job.created_at < job.created_at),
-        and_(Job.priority == job.priority, Job.created_at == job.created_at, Job.id < job.id),
-    )
-    count = select(func.count()).select_from(Job).where(Job.status == "queued", earlier)
-    return session.scalar(count) or 0

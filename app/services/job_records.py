@@ -6,27 +6,19 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Row, Select, or_, select
 from sqlalchemy.orm import Session
 
-from app.db.dialect import now
 from app.db.tables import Event, Job, JobLabel, JobReference, MetricPoint, ModelVersion
 from app.errors import NotFound, StateConflict, shown
-from app.services import claims, models
+from app.services import models, places
+from app.services.places import Waiting
 
 
 @dataclass(frozen=True)
 class Record:
-    """A job as it is shown. output_version: its model version's number. ahead: jobs that go first."""
+    """A job as it is shown. output_version: its model version's number. waiting: of a queued one."""
 
     job: Job
     output_version: int | None
-    ahead: int = 0
-
-    @property
-    def waiting(self) -> dict[str, object] | None:
-        """Why a queued job is not running yet."""
-        if self.job.status != "queued":
-            return None
-        retry = self.job.attempt > 0 and self.job.available_at > now()
-        return {"reason": "retry" if retry else "capacity", "ahead": self.ahead}
+    waiting: Waiting | None = None
 
 
 @dataclass(frozen=True)
@@ -45,7 +37,7 @@ def get(session: Session, project_id: str, job_id: str) -> Record:
     row = session.execute(_shown().where(Job.id == job_id, Job.project_id == project_id)).one_or_none()
     if row is None:
         raise NotFound(f"There is no job {shown(job_id)}.")
-    return _record(session, row)
+    return _records(session, [row])[0]
 
 
 def list_(
@@ -56,7 +48,7 @@ def list_(
     if before is not None:
         query = query.where(Job.id < before)
     rows = session.execute(query.order_by(Job.id.desc()).limit(limit)).all()
-    return [_record(session, row) for row in rows]
+    return _records(session, rows)
 
 
 def events(session: Session, project_id: str, job_id: str, after: int, limit: int) -> list[Event]:
@@ -107,9 +99,9 @@ def _shown() -> Select[Job, int | None]:
     return select(Job, ModelVersion.version).outerjoin(ModelVersion, ModelVersion.id == Job.output_version_id)
 
 
-def _record(session: Session, row: Row[Job, int | None]) -> Record:
-    job, version = row
-    return Record(job, version, claims.ahead(session, job) if job.status == "queued" else 0)
+def _records(session: Session, rows: Sequence[Row[Job, int | None]]) -> list[Record]:
+    waiting = places.waiting(session, [job for job, _ in rows])
+    return [Record(job, version, waiting.get(job.id)) for job, version in rows]
 
 
 def _conditions(session: Session, project_id: str, filters: Filters) -> list[ColumnElement[bool]]:

@@ -70,6 +70,7 @@ def insert(session: Session, project_id: str, order: Order, **standing: Any) -> 
         accelerator=spec.resources.accelerator,
         phases=[pending(name) for name in PHASES],
         progress={},
+        devices=spec.resources.devices,
         usage={},
         last_seq=1,
         **{"artifacts": [], **standing},

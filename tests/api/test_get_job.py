@@ -35,8 +35,8 @@ def submit(application: FastAPI) -> str:
 def shown(client: TestClient, job_id: str) -> dict[str, Any]:
     answer = client.get(f"/v1/jobs/{job_id}")
     body: dict[str, Any] = answer.json()
-    line = f".{body['waiting']['ahead']}" if body["waiting"] else ""
-    assert answer.headers["etag"] == f'"{body["version"]}{line}"'
+    version, _, line = answer.headers["etag"].strip('"').partition(".")
+    assert (int(version), bool(line)) == (body["version"], body["waiting"] is not None)
     return body
 
 
@@ -61,9 +61,12 @@ def test_every_change_is_seen_at_once(application: FastAPI, client: TestClient) 
 
 def test_a_place_in_line_moves_without_a_change_of_the_job(application: FastAPI, client: TestClient) -> None:
     first, second = submit(application), submit(application)
-    assert shown(client, second)["waiting"] == {"reason": "capacity", "ahead": 1}
+    waits = {"reason": "capacity", "detail": "no worker is there"}
+    assert shown(client, second)["waiting"] == {**waits, "ahead": 1}
+    etag = client.get(f"/v1/jobs/{second}").headers["etag"]
     assert client.post(f"/v1/jobs/{first}/cancel").status_code == 202
-    assert shown(client, second)["waiting"] == {"reason": "capacity", "ahead": 0}
+    assert shown(client, second)["waiting"] == {**waits, "ahead": 0}
+    assert client.get(f"/v1/jobs/{second}", headers={"If-None-Match": etag}).status_code == 200
 
 
 def test_a_deleted_job_is_gone_at_once(application: FastAPI, client: TestClient) -> None:

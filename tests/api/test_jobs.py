@@ -48,8 +48,9 @@ def test_a_job_looks_as_its_schema_says(client: TestClient) -> None:
     job = submitted(client, name="first", labels={"team": "a"})
     JobView.model_validate(job)
     assert set(job) == set(JobView.model_fields)
-    assert job["waiting"] == {"reason": "capacity", "ahead": 0}
-    assert submitted(client)["waiting"] == {"reason": "capacity", "ahead": 1}
+    waits = {"reason": "capacity", "detail": "no worker that offers cuda is there"}
+    assert job["waiting"] == {**waits, "ahead": 0}
+    assert submitted(client)["waiting"] == {**waits, "ahead": 1}
 
 
 def test_a_job_without_teachers_is_refused_unless_its_students_teach_themselves(client: TestClient) -> None:

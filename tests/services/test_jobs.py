@@ -14,6 +14,7 @@ from app.db.tables import Event, Job, MetricPoint, ModelVersion
 from app.errors import IdempotencyKeyReused, LeaseLost, NotFound, StateConflict
 from app.services import claims, job_records, jobs, models
 from app.services.jobs import Point
+from app.services.places import Waiting
 from app.settings import Settings
 from tests import orders
 
@@ -322,7 +323,8 @@ def test_a_crashed_job_waits_before_it_is_tried_again(shop: Sessions) -> None:
         jobs.crash(session, job.id, 1, "it was killed", 3)
     assert claimed(shop) is None
     with shop.read() as session:
-        assert job_records.get(session, PROJECT, job.id).waiting == {"reason": "retry", "ahead": 0}
+        orders.worker(session)
+        assert job_records.get(session, PROJECT, job.id).waiting == Waiting("retry", 0)
 
 
 @pytest.mark.parametrize("mode", ["discard", "keep"])

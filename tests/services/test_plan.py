@@ -34,6 +34,7 @@ def shop(sqlite_url: str) -> Iterator[Session]:
         session.add(Project(id=orders.PROJECT, name="default"))
         session.flush()
         orders.stock(session)
+        orders.worker(session)
         yield session
     sessions.close()
 

@@ -12,7 +12,8 @@ from sqlalchemy import text
 from app.db.tables import Job, Project
 from app.ports.parts import Parts
 from app.ports.queue import LocalQueue
-from app.services import claims, job_records, jobs, scratch, supervise
+from app.services import attempt_logs, attempt_process, claims, job_records, jobs, scratch, supervise
+from app.services.workplace import Workplace
 from app.settings import Settings
 from app.wiring import assemble
 from tests import orders
@@ -23,6 +24,14 @@ import os, pathlib, sys, time
 pathlib.Path("pid").write_text(str(os.getpid()))
 """
 SLEEP = TELL + "time.sleep(60)"
+LEAVE_WHEN_ASKED = (
+    TELL
+    + """
+word = sys.stdin.readline()
+pathlib.Path("word").write_text(word)
+raise SystemExit(76)
+"""
+)
 WAIT_FOR_WORD = TELL + 'pathlib.Path("word").write_text(sys.stdin.readline())'
 CHILD_THAT_OUTLIVES = (
     TELL + 'import subprocess; child = subprocess.Popen(["sleep", "60"]); '
@@ -78,8 +87,25 @@ def alive(pid: int) -> bool:
         return False
 
 
+def ended_so(parts: Parts, job_id: str) -> str:
+    """What is told of the last attempt's end."""
+    with parts.sessions.read() as session:
+        told = job_records.events(session, orders.PROJECT, job_id, 0, 100)
+    return [event.message for event in told if event.type == "attempt.ended"][-1]
+
+
+def attempt_of(parts: Parts) -> None:
+    """Claims one job and carries out one attempt at it."""
+    with parts.sessions.write() as session:
+        job = claims.claim(session, "me", ("cpu",), parts.settings.lease_s)
+    assert job is not None
+    attempt_process.Attempt(parts, job.id, job.attempt).run(threading.Event())
+
+
 def working(parts: Parts, stopping: threading.Event | None = None) -> threading.Thread:
-    thread = threading.Thread(target=supervise.work, args=(parts, stopping or threading.Event()))
+    thread = threading.Thread(
+        target=supervise.work, args=(parts, Workplace(parts.settings), stopping or threading.Event())
+    )
     thread.start()
     return thread
 
@@ -89,7 +115,7 @@ def test_a_process_that_dies_is_a_crash_and_the_job_is_tried_again_later(
 ) -> None:
     trainer("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     job_id = submitted(parts)
-    supervise.work(parts, threading.Event())
+    supervise.work(parts, Workplace(parts.settings), threading.Event())
     job = seen(parts, job_id)
     assert (job.status, job.attempt, job.failures) == ("queued", 1, 1)
     with parts.sessions.read() as session:
@@ -101,7 +127,7 @@ def test_a_process_that_always_dies_is_poison(parts: Parts, trainer: Callable[[s
     trainer("raise SystemExit(9)")
     job_id = submitted(parts)
     for _ in range(3):
-        supervise.work(parts, threading.Event())
+        supervise.work(parts, Workplace(parts.settings), threading.Event())
         with parts.sessions.write() as session:
             session.execute(text("UPDATE jobs SET available_at = created_at WHERE status = 'queued'"))
     job = seen(parts, job_id)
@@ -115,7 +141,7 @@ def test_nothing_of_a_process_group_outlives_its_attempt(
 ) -> None:
     trainer(CHILD_THAT_OUTLIVES)
     submitted(parts)
-    supervise.work(parts, threading.Event())
+    supervise.work(parts, Workplace(parts.settings), threading.Event())
     until(lambda: not alive(int((tmp_path / "grandchild").read_text())))
 
 
@@ -150,19 +176,84 @@ def test_a_wish_to_keep_reaches_the_process(
     assert (tmp_path / "word").read_text() == "finish\n"
 
 
-def test_a_worker_that_stops_hands_its_job_back_without_penalty(
+def test_a_worker_that_stops_asks_its_process_to_leave_and_hands_the_job_back_without_penalty(
     parts: Parts, trainer: Callable[[str], None], tmp_path: Path
 ) -> None:
-    trainer(SLEEP)
+    trainer(LEAVE_WHEN_ASKED)
     job_id = submitted(parts)
     assert isinstance(parts.queue, LocalQueue)
-    supervisor = supervise.Supervisor(parts, parts.queue.bell)
+    supervisor = supervise.Supervisor(parts, Workplace(parts.settings), parts.queue.bell)
     supervisor.start()
     until((tmp_path / "pid").exists)
     supervisor.stop()
     job = seen(parts, job_id)
+    assert (job.status, job.interruptions, job.failures, job.no_progress) == ("queued", 1, 0, 0)
+    assert (tmp_path / "word").read_text() == "leave\n"
+    assert ended_so(parts, job_id) == "attempt 1 ended: its worker is shutting down"
+
+
+def test_a_process_that_does_not_leave_in_time_is_killed(
+    parts: Parts, trainer: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempt_process, "LEAVE_S", 0.5)
+    trainer(SLEEP)
+    job_id = submitted(parts)
+    stopping = threading.Event()
+    thread = working(parts, stopping)
+    until((tmp_path / "pid").exists)
+    stopping.set()
+    thread.join(PATIENCE_S)
+    job = seen(parts, job_id)
     assert (job.status, job.interruptions, job.failures) == ("queued", 1, 0)
     assert not alive(int((tmp_path / "pid").read_text()))
+
+
+def test_a_paused_job_leaves_and_is_paused_with_its_time_kept(
+    parts: Parts, trainer: Callable[[str], None], tmp_path: Path
+) -> None:
+    trainer(LEAVE_WHEN_ASKED)
+    job_id = submitted(parts, resources={"max_runtime_s": 100.0})
+    thread = working(parts)
+    until((tmp_path / "pid").exists)
+    with parts.sessions.write() as session:
+        jobs.pause(session, orders.PROJECT, job_id)
+    thread.join(PATIENCE_S)
+    job = seen(parts, job_id)
+    assert (job.status, job.deadline_at) == ("paused", None)
+    assert 70.0 < (job.runtime_left_s or 0.0) < 100.0
+    assert ended_so(parts, job_id) == "attempt 1 ended: paused by its user"
+
+
+@pytest.mark.parametrize(
+    ("code", "interruptions", "failures", "why"),
+    [
+        (69, 1, 0, "the database or the object store did not answer"),
+        (74, 0, 1, "its worker's disk is full"),
+        (76, 1, 0, "its worker is shutting down"),
+    ],
+)
+def test_what_the_job_is_not_to_blame_for_costs_it_nothing(
+    parts: Parts, trainer: Callable[[str], None], code: int, interruptions: int, failures: int, why: str
+) -> None:
+    trainer(f"raise SystemExit({code})")
+    job_id = submitted(parts)
+    attempt_of(parts)
+    job = seen(parts, job_id)
+    assert (job.status, job.interruptions, job.failures) == ("queued", interruptions, failures)
+    assert ended_so(parts, job_id) == f"attempt 1 ended: {why}"
+
+
+def test_what_a_process_said_is_kept_without_what_is_ours_alone(
+    parts: Parts, trainer: Callable[[str], None]
+) -> None:
+    trainer(
+        "import sys; print('loaded /srv/data/rows.bin'); sys.stdout.flush(); raise KeyError('secret row')"
+    )
+    job_id = submitted(parts)
+    supervise.work(parts, Workplace(parts.settings), threading.Event())
+    with parts.sessions.read() as session:
+        found = attempt_logs.find(session, orders.PROJECT, job_id, None)
+    assert b"".join(parts.blobs.read(found.sha256)) == b"loaded [path]\nKeyError\n"
 
 
 def test_a_supervisor_whose_lease_was_taken_kills_its_process_and_writes_nothing(
@@ -200,7 +291,7 @@ def test_a_supervisor_that_cannot_renew_kills_its_process_before_the_lease_is_ov
 def test_a_job_past_its_deadline_fails_and_says_so(parts: Parts, trainer: Callable[[str], None]) -> None:
     trainer(SLEEP)
     job_id = submitted(parts, resources={"max_runtime_s": 0.5})
-    supervise.work(parts, threading.Event())
+    supervise.work(parts, Workplace(parts.settings), threading.Event())
     job = seen(parts, job_id)
     assert (job.status, job.error and job.error["code"]) == ("failed", "deadline")
 
@@ -210,10 +301,10 @@ def test_the_lookout_takes_back_silent_jobs_and_rings_for_waiting_ones(parts: Pa
     job_id = submitted(parts)
     with parts.sessions.write() as session:
         claims.claim(session, "a worker that died", ("cpu",), 0.0)
-    supervise.look_around(parts)
+    supervise.look_around(parts, Workplace(parts.settings))
     assert (seen(parts, job_id).status, parts.queue.bell.is_set()) == ("queued", False)
     submitted(parts)
-    supervise.look_around(parts)
+    supervise.look_around(parts, Workplace(parts.settings))
     assert parts.queue.bell.is_set()
 
 

@@ -6,14 +6,12 @@ from app.catalog.spec import JobSpec, PinnedModel, steps_of
 from app.services.planning.checks import Checks
 from app.services.planning.data_plan import Tables
 from app.services.planning.loss_advice import advise_losses
-from app.settings import Settings
 
 FEW_STEPS = 100  # a student that starts from nothing learns little in fewer
 
 
 def advise(
     spec: JobSpec,
-    settings: Settings,
     teachers: Sequence[PinnedModel],
     tables: Tables,
     parameters: int,
@@ -23,10 +21,6 @@ def advise(
     _about_the_student(spec, teachers, parameters, checks)
     _about_the_rows(spec, tables, checks)
     advise_losses(spec, teachers, parameters, checks)
-    wanted = spec.resources.accelerator
-    if settings.embedded and wanted not in ("auto", *settings.accelerators):
-        detail = f"the only worker has {', '.join(settings.accelerators)}, so the job would wait for ever"
-        checks.warn("accelerator", "no_worker", "/resources/accelerator", detail, "use auto")
 
 
 def _about_the_student(

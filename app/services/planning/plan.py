@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any
 
 from pydantic import Field
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.catalog.base import Frozen
@@ -23,6 +22,7 @@ from app.services.planning.evaluation_plan import check_evaluation, check_limits
 from app.services.planning.initialization_plan import initialization
 from app.services.planning.loss_plan import check_layers, check_losses, check_students
 from app.services.planning.signal_plan import advise_on_signals, check_augmentation, check_store, decided
+from app.services.planning.resource_plan import Queue, check_devices, queue
 from app.settings import Settings
 
 
@@ -39,13 +39,8 @@ class Estimate(Frozen):
     total_steps: int = Field(description="of all trainings: the scheme's students, the control, every seed")
 
 
-class Queue(Frozen):
-    running: int
-    ahead: int
-
-
 class Plan(Frozen):
-    """What POST /v1/jobs would do. resolved and estimate are null when a check failed."""
+    """What POST /v1/jobs would do. resolved and estimate are null when a check failed, unless of a quota."""
 
     ok: bool
     checks: list[Check]
@@ -61,11 +56,12 @@ def plan(session: Session, settings: Settings, project_id: str, spec: JobSpec) -
     with suppress(Invalid):  # the checks say it
         tables, resolved = _resolve(session, settings, project_id, spec, checks)
     return Plan(
-        ok=resolved is not None,
+        ok=resolved is not None and not refused,
         checks=checks.all,
+    standing = queue(session, project_id, spec.resources, checks)
         resolved=resolved,
         estimate=_estimate(resolved, tables) if resolved and tables else None,
-        queue=_queue(session, spec.resources.priority),
+        queue=standing,
     )
 
 
@@ -212,10 +208,3 @@ def _trainings(spec: JobSpec, tables: Tables) -> int:
     hops = spec.scheme.hops(spec.student.architecture)
     control = "control" in spec.evaluation.compare and tables.labeled > 0
     return len(hops) - 1 + spec.evaluation.seeds * (1 + control)
-
-
-def _queue(session: Session, priority: int) -> Queue:
-    """Of the whole installation: a queue has no walls between projects."""
-    running = session.scalar(select(func.count()).select_from(Job).where(Job.status == "running"))
-    before = select(func.count()).select_from(Job).where(Job.status == "queued", Job.priority >= priority)
-    return Queue(running=running or 0, ahead=session.scalar(before) or 0)

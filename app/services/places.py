@@ -1,0 +1,116 @@
+"""Where a queued job stands, and why it does not run yet."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Subquery, and_, case, func, or_, select
+from sqlalchemy.orm import Session
+
+from app.db.dialect import db_now
+from app.db.tables import Job, Project, Worker
+from app.services import workers
+from app.services.claims import QUEUED, running_jobs
+
+Reason = Literal["capacity", "quota", "preempted", "retry"]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Why a queued job is not running. ahead: how many jobs would be claimed before it, as things stand.
+
+    detail: what more there is to say, such as that no worker offers what it needs.
+    """
+
+    reason: Reason
+    ahead: int
+    detail: str | None = None
+
+
+def waiting(session: Session, jobs: Sequence[Job]) -> dict[str, Waiting]:
+    """By id, of those that are queued."""
+    alike: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+    for job in jobs:
+        if job.status == "queued":
+            alike[job.accelerator, job.devices].append(job.id)
+    if not alike:
+        return {}
+    there = workers.live(session)
+    found = {}
+    for (accelerator, devices), ids in alike.items():
+        line = _line(_rivals(there, accelerator, devices))
+        for row in session.execute(select(line).where(line.c.id.in_(ids))):
+            found[row.id] = Waiting(_reason(row), row.ahead, missing(there, accelerator, devices))
+    return found
+
+
+def ahead_of_new(session: Session, project_id: str, priority: int, accelerator: str, devices: int) -> int:
+    """How many jobs would be claimed before one that is submitted now."""
+    line = _line(_rivals(workers.live(session), accelerator, devices))
+    own = func.coalesce(func.sum(case((line.c.project_id == project_id, line.c.available), else_=0)), 0)
+    running = running_jobs()
+    here = select(running.c.count).where(running.c.project_id == project_id).scalar_subquery()
+    first = select(own + func.coalesce(here, 0)).where(line.c.priority >= priority)
+    turn = session.scalar(first) or 0
+    before = or_(line.c.priority > priority, and_(line.c.priority == priority, line.c.turn <= turn))
+    return session.scalar(select(func.count()).where(line.c.passes == 1, before)) or 0
+
+
+def missing(there: Iterable[Worker], accelerator: str, devices: int) -> str | None:
+    """What no worker has that is there; None: one could carry such a job out."""
+    most = workers.most_slots(there, accelerator)
+    offers = "" if accelerator == "auto" else f" that offers {accelerator}"
+    if most == 0:
+        return f"no worker{offers} is there"
+    if most < devices:
+        return f"no worker{offers} has {devices} devices for one job: the largest has {most}"
+    return None
+
+
+def _rivals(there: Sequence[Worker], accelerator: str, devices: int) -> set[str]:
+    """The accelerators of the jobs that take slots which a job like this could have."""
+    fit = [worker for worker in there if workers.most_slots([worker], accelerator) >= devices]
+    return {"auto", accelerator}.union(*(worker.accelerators for worker in fit))
+
+
+def _line(rivals: set[str]) -> Subquery:
+    """All queued jobs in the order of claims, each with how many go before it; services.claims has the rule.
+
+    The place that a job has within its project is how many claims its project gets before its turn comes.
+    """
+    available = and_(Job.available_at <= db_now(), Job.accelerator.in_(sorted(rivals)))
+    one = case((available, 1), else_=0)
+    own = func.sum(one).over(
+        partition_by=Job.project_id,
+        order_by=(Job.priority.desc(), Job.created_at, Job.id),
+        rows=(None, -1),
+    )
+    running = running_jobs()
+    count = func.coalesce(running.c.count, 0)
+    queued = (
+        select(
+            Job.id, Job.project_id, Job.priority, Job.created_at, Job.attempt, Job.preempted,
+            one.label("available"), (Job.available_at > db_now()).label("delayed"),
+            count.label("running"), Project.max_running_jobs.label("quota"),
+            (count + func.coalesce(own, 0)).label("turn"),
+        )
+        .join(Project, Project.id == Job.project_id)
+        .outerjoin(running, running.c.project_id == Job.project_id)
+        .where(Job.status == QUEUED)
+        .subquery("queued")
+    )  # fmt: skip
+    allowed = or_(queued.c.quota.is_(None), queued.c.turn < queued.c.quota)
+    passes = case((and_(queued.c.available == 1, allowed), 1), else_=0)
+    before = func.sum(passes).over(
+        order_by=(queued.c.priority.desc(), queued.c.turn, queued.c.created_at, queued.c.id), rows=(None, -1)
+    )
+    return select(queued, passes.label("passes"), func.coalesce(before, 0).label("ahead")).subquery("line")
+
+
+def _reason(row: Any) -> Reason:
+    if row.attempt > 0 and row.delayed:
+        return "retry"
+    if row.quota is not None and row.running >= row.quota:
+        return "quota"
+    return "preempted" if row.preempted else "capacity"

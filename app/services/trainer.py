@@ -1,0 +1,21 @@
+"""How a job's processes are started: one a device, in one group, with a pipe that ends them all."""
+
+import os
+import sys
+
+from app.services.layers import OFFLINE
+from app.services.workplace import Places
+from app.settings import Settings
+
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin make training seven times slower on busy cores
+
+
+def command(job_id: str, attempt: int, places: Places) -> list[str]:
+    """One process, or several that `worker.ranks` starts and holds together."""
+    module = ["worker"] if places.count == 1 else ["worker.ranks", str(places.count)]
+    return [sys.executable, "-m", *module, job_id, str(attempt)]
+
+
+def environment(settings: Settings, places: Places) -> dict[str, str]:
+    given = {**os.environ, **OFFLINE, **settings.environment()}
+    return PATIENT | given | {"CUDA_VISIBLE_DEVICES": places.visible}
