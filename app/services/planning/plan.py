@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.catalog.base import Frozen
 from app.catalog.spec import JobSpec, PinnedModel, Resolved, SignalStore, steps_of, with_ending
-from app.db.tables import Job, ModelVersion
+from app.db.tables import ModelVersion
 from app.errors import Fault, Invalid, InvalidSpec
 from app.services.planning import data_plan, student_plan, teacher_plan
 from app.services.planning.advice import advise
@@ -55,10 +55,10 @@ def plan(session: Session, settings: Settings, project_id: str, spec: JobSpec) -
     tables, resolved = None, None
     with suppress(Invalid):  # the checks say it
         tables, resolved = _resolve(session, settings, project_id, spec, checks)
+    standing = queue(session, project_id, spec.resources, checks)
     return Plan(
         ok=resolved is not None and not refused,
         checks=checks.all,
-    standing = queue(session, project_id, spec.resources, checks)
         resolved=resolved,
         estimate=_estimate(resolved, tables) if resolved and tables else None,
         queue=standing,
@@ -73,6 +73,7 @@ def resolve(session: Session, settings: Settings, project_id: str, spec: JobSpec
 def _resolve(
     session: Session, settings: Settings, project_id: str, spec: JobSpec, checks: Checks
 ) -> tuple[Tables, Resolved]:
+    checks.run("devices", "/resources/devices", check_devices, spec.resources)
     found = teacher_plan.find(session, project_id, spec, checks)
     tables = data_plan.look(session, project_id, spec.data, spec.task, checks)
     checks.demand()
@@ -115,7 +116,7 @@ def _fitted(
     check_limits(order, parameters, checks)
     check_students(order, architecture, versions, checks)
     checks.demand()
-    advise(order, settings, known, tables, parameters, checks)
+    advise(order, known, tables, parameters, checks)
     advise_on_signals(order, known, tables.training_rows, checks)
     return Resolved(
         spec=order,
