@@ -7,6 +7,7 @@ damaged the one before counts. Training waits while one is saved, and saving tak
 """
 
 import json
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -204,7 +205,7 @@ class Checkpoints:
             manifest=blob.sha256,
             size=blob.size + sum(one.size for one in files.values()),
             best=best.step > 0 and (standing.name, best.step) != self._best and not _control(standing.name),
-            metrics=best.metrics,
+            metrics={name: value for name, value in best.metrics.items() if math.isfinite(value)},
         )
         self._best = (standing.name, best.step)
 
