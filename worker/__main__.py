@@ -12,18 +12,22 @@ import resource
 import signal
 import sys
 import threading
+from typing import TYPE_CHECKING
 
 import structlog
-from sqlalchemy import exc
 
+from app.db.session import OUTAGES
 from app.errors import JobFailure, LeaseLost, OutOfMemory, StillhouseError, Unavailable
 from app.failpoints import failpoint
 from app.logs import configure_logs
 from app.ports.parts import Parts
 from app.services import jobs
-from app.services.exit_codes import AWAY, LEASE_LOST, LEFT, NO_ROOM, ORPHANED
+from app.services.exit_codes import AWAY, CRASHED, LEASE_LOST, LEFT, NO_ROOM, ORPHANED
 from app.settings import Settings
 from app.wiring import assemble
+
+if TYPE_CHECKING:
+    from worker.engine.ranks import Meeting
 
 log = structlog.get_logger()
 
@@ -57,27 +61,32 @@ def main() -> int:
     parser.add_argument("job", help="a job's id; its row must be running")
     parser.add_argument("attempt", type=int, help="the attempt that owns it")
     arguments = parser.parse_args()
+    return begin(arguments.job, arguments.attempt)
+
+
+def begin(job_id: str, attempt: int, meeting: "Meeting | None" = None) -> int:
+    """The exit code. meeting: where other ranks are met that train the same student."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold somebody's data
     stop = Stop()
     threading.Thread(target=stop.listen, name="supervisor's pipe", daemon=True).start()
     settings = Settings()
     configure_logs(settings)
-    structlog.contextvars.bind_contextvars(job_id=arguments.job, attempt=arguments.attempt)
+    structlog.contextvars.bind_contextvars(job_id=job_id, attempt=attempt)
     failpoint("child.started")
     parts = assemble(settings)
     try:
-        return _attempt(parts, arguments.job, arguments.attempt, stop)
+        return _attempt(parts, job_id, attempt, stop, meeting)
     finally:
         parts.close()
 
 
-def _attempt(parts: Parts, job_id: str, attempt: int, stop: Stop) -> int:
+def _attempt(parts: Parts, job_id: str, attempt: int, stop: Stop, meeting: "Meeting | None" = None) -> int:
     """Runs it, and writes the verdict when it fails: app/services/exit_codes.py has the codes.
 
     What the job is not to blame for is no verdict: a later attempt goes on.
     """
     try:
-        return _run(parts, job_id, attempt, stop)
+        return _run(parts, job_id, attempt, stop, meeting)
     except Exception as error:
         code = _excuse(error)
         if code is not None:
@@ -88,19 +97,19 @@ def _attempt(parts: Parts, job_id: str, attempt: int, stop: Stop) -> int:
     try:
         with parts.sessions.write() as session:
             jobs.fail(session, job_id, attempt, _verdict(parts, job_id, attempt, failure))
-    except (LeaseLost, exc.SQLAlchemyError) as error:
+    except (LeaseLost, *OUTAGES) as error:
         return LEASE_LOST if isinstance(error, LeaseLost) else AWAY
     return 0
 
 
-def _run(parts: Parts, job_id: str, attempt: int, stop: Stop) -> int:
+def _run(parts: Parts, job_id: str, attempt: int, stop: Stop, meeting: "Meeting | None") -> int:
     from worker.engine.checkpoint import Left  # torch and transformers: after the pipe is listened to
     from worker.run import run
 
     with parts.sessions.read() as session:
         job = jobs.owned(session, job_id, attempt)
     try:
-        run(job, attempt, parts, stop)
+        run(job, attempt, parts, stop, meeting)
     except Left:
         return LEFT
     return 0
@@ -108,9 +117,13 @@ def _run(parts: Parts, job_id: str, attempt: int, stop: Stop) -> int:
 
 def _excuse(error: Exception) -> int | None:
     """The exit code for what went wrong around the job; None: the job itself has failed."""
+    from worker.engine.ranks import PeerLost
+
+    if isinstance(error, PeerLost):
+        return CRASHED
     if isinstance(error, LeaseLost):
         return LEASE_LOST
-    if isinstance(error, Unavailable | exc.OperationalError | exc.InterfaceError | exc.TimeoutError):
+    if isinstance(error, (Unavailable, *OUTAGES)):
         return AWAY
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return NO_ROOM
@@ -119,11 +132,11 @@ def _excuse(error: Exception) -> int | None:
 
 def _failure(error: Exception) -> StillhouseError:
     """An error for the user; what it was exactly is in the worker's log only."""
-    import torch
+    from worker.engine.device import out_of_memory
 
     if isinstance(error, StillhouseError):
         return error
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+    if out_of_memory(error):
         return OutOfMemory("The device ran out of memory: order a smaller batch_size or student.")
     return JobFailure("Something broke in the worker. Its log has the details, under this job's id.")
 

@@ -161,3 +161,26 @@ class Journal:
             best=self._best,
             points=[*self._points.values()],
         )
+
+
+class Silent(Journal):
+    """Of a rank that follows: it reads as the others do, and writes nothing."""
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        yield
+
+    def due(self) -> bool:
+        return False
+
+    def note(
+        self, message: str, type: str = "log", level: Literal["info", "warning"] = "info", **data: Any
+    ) -> None: ...
+
+    def checkpoint(
+        self, *, step: int, manifest: str, size: int, best: bool, metrics: Mapping[str, float]
+    ) -> None: ...
+
+    def adjust(self, adjustments: Json, message: str) -> None: ...
+
+    def finish_hop(self, output: str, hop: Hop) -> None: ...

@@ -1,6 +1,7 @@
 """One attempt at one job, in a process of its own, from the order to the registered student."""
 
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -13,14 +14,15 @@ from worker.engine.export import export
 from worker.engine.fetch import fetch
 from worker.engine.judging.evaluate import evaluate
 from worker.engine.preflight import preflight
+from worker.engine.ranks import Meeting, met
 from worker.engine.register import register
 from worker.engine.signals import signals
 from worker.engine.train import train
 from worker.engine.validate import validate
-from worker.journal import Journal
+from worker.journal import Journal, Silent
 
 
-def run(job: Job, attempt: int, parts: Parts, stop: Stop) -> None:
+def run(job: Job, attempt: int, parts: Parts, stop: Stop, meeting: Meeting | None = None) -> None:
     """Raises a StillhouseError that says why the job failed, LeaseLost when another attempt owns it, and Left
     when this one was asked to go."""
     journal = Journal(parts.sessions, job.id, attempt)
@@ -39,8 +41,8 @@ def run(job: Job, attempt: int, parts: Parts, stop: Stop) -> None:
             preflight(order, material)
         with phase("signals"):
             answers = signals(order, material)
-        with phase("train"):
-            taught = train(order, material, answers, stop)
+        with phase("train"), met(order.device.on, meeting) as ranks:
+            taught = train(order, material, answers, stop, ranks)
         with phase("evaluate"):
             findings = evaluate(order, material, answers, taught)
         with phase("export"):
@@ -48,6 +50,24 @@ def run(job: Job, attempt: int, parts: Parts, stop: Stop) -> None:
         with phase("register"):
             result = register(order, material, taught, findings, exported)
         journal.succeed(result.checkpoint, result.manifest, result.artifacts, result.outcome, result.usage)
+
+
+def follow(job: Job, attempt: int, parts: Parts, meeting: Meeting) -> None:
+    """The part of another rank: it begins where rank 0 begins to train, works in a folder of that one's, and
+    writes nothing."""
+    own = attempt_folder(parts.settings, job.id, attempt) / f"rank-{meeting[0]}"
+    order = validate(job, own, parts, Silent(parts.sessions, job.id, attempt))
+    with met(order.device.on, meeting) as ranks:
+        own.mkdir()
+        material = fetch(order)
+        train(order, material, signals(order, material), Never(), ranks)
+
+
+class Never:
+    """What another rank is told, which is nothing: rank 0 passes on what matters."""
+
+    def __init__(self) -> None:
+        self.finish, self.leave = threading.Event(), threading.Event()
 
 
 @contextmanager

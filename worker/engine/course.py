@@ -26,8 +26,8 @@ from worker.engine.judging.metrics import Judge, judge_of
 from worker.engine.learner import Best, Learner, Metrics
 from worker.engine.lumped import LumpedRows
 from worker.engine.measuring import predict, validator
-from worker.engine.ranks import ONE_RANK
 from worker.engine.questions import form_of
+from worker.engine.ranks import ONE_RANK
 from worker.engine.standing import Standing
 from worker.engine.teaching import Teaching
 from worker.engine.validate import Order

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from app.catalog.base import Architecture, Loss, Outputs
 from app.catalog.spec import steps_of
 from worker.engine.learner import Best, Learner, Metrics
+from worker.engine.ranks import ONE_RANK
 from worker.engine.schedule import batches, learning_rate
 from worker.engine.teaching import Heard, Teaching
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from app.catalog.spec import Training
     from worker.engine.inputs import Inputs, Seen
+    from worker.engine.ranks import OneRank, Ranks
 
 LOG_STEPS = 50  # steps between two readings of the losses; every epoch's last step is read too
 
@@ -182,10 +185,12 @@ def distill(
     resumed: Progress | None = None,
     keep: "Callable[[Progress], None]" = _forget,
     rate: float = 1.0,
+    ranks: "Ranks | OneRank" = ONE_RANK,
 ) -> list[Trained]:
     """Trains students, usually one, until their epochs are over, the last one's validation metric stands
     still, or `finish` is set; answers for all of the company's. resumed: where an earlier run was left.
-    keep: called after every step. rate: what every learning rate is multiplied by.
+    keep: called after every step. rate: what every learning rate is multiplied by. ranks: who takes the
+    same steps on other devices.
 
     Raises NumericDivergence, naming the terms, before a loss that is no finite number moves an optimizer.
     """
@@ -194,7 +199,7 @@ def distill(
     total = sum(stage.epochs * stage.steps(training.batch_size) for stage in lesson.stages)
     patience = training.early_stopping.patience if training.early_stopping else total
     begun, epoch = time.monotonic() - done.seconds, -1
-    enough = _enough_before(students, lesson, done, watch, finish)
+    enough = _enough_before(students, lesson, done, watch, ranks.told(finish.is_set), ranks)
 
     for moment in () if enough else timetable(lesson.stages, training, done.step):
         if moment.stage in done.over:
@@ -207,15 +212,19 @@ def distill(
             epoch = moment.epoch
             terms = [learner.begin(epoch, lesson.stages[moment.stage].places) for learner in learners]
             sums = done.sums_since(moment.step, terms[-1].weights)
-        seen = lesson.inputs(moment.index, epoch)
-        for part in seen.parts(training.micro_batch_size):
-            heard = lesson.teaching.hear(part, moment.step) if lesson.teaching else Heard.nothing(moment.step)
-            answers = [learner.answer(part) for learner in learners]
-            told = lesson.company.heard(heard, answers, part)
-            for learner, those, answer, what in zip(learners, terms, answers, told, strict=True):
-                shares = learner.objective.shares(those, part, seen)
-                values = learner.add_gradients(those, answer, what, part, shares)
-            sums += values
+        seen, values = lesson.inputs(moment.index, epoch), torch.zeros_like(sums)
+        with ranks.sharing(learners, values, finish):
+            for part in ranks.own(seen, (training.seed, moment.step)).parts(training.micro_batch_size):
+                heard = (
+                    lesson.teaching.hear(part, moment.step) if lesson.teaching else Heard.nothing(moment.step)
+                )
+                answers = [learner.answer(part) for learner in learners]
+                told = lesson.company.heard(heard, answers, part)
+                for learner, those, answer, what in zip(learners, terms, answers, told, strict=True):
+                    shares = learner.objective.shares(those, part, seen)
+                    found = learner.add_gradients(those, answer, what, part, shares)
+                values += found
+        sums += values
         for learner in learners:
             learner.step(moment.lr * rate)
         lesson.company.stepped()
@@ -223,14 +232,14 @@ def distill(
         done.step, done.samples = moment.step + 1, done.samples + len(seen)
         done.seconds = time.monotonic() - begun
         watch.step(done.step, total, epoch, done.samples)
-        enough = finish.is_set()
+        enough = ranks.enough(finish)
         if enough or moment.ends_epoch or done.step - done.read_at == LOG_STEPS:
             means = sums / (done.step - done.read_at)
             watch.reading("train", done.step, learners[-1].objective.reading(terms[-1], means))
             sums, done.read_at = torch.zeros_like(sums), done.step
         done.sums = None if moment.ends_epoch else sums
         if enough or moment.ends_epoch:
-            _measure(students, lesson, done, watch)
+            _measure(students, lesson, done, watch, ranks)
             if done.best[-1].stale >= patience and not lesson.stages[moment.stage].patient:
                 done.over.add(moment.stage)
         keep(done)
@@ -247,19 +256,27 @@ def distill(
 
 
 def _enough_before(
-    students: Sequence[nn.Module], lesson: Lesson, done: Progress, watch: Watch, finish: threading.Event
+    students: Sequence[nn.Module],
+    lesson: Lesson,
+    done: Progress,
+    watch: Watch,
+    finishing: bool,
+    ranks: "Ranks | OneRank",
 ) -> bool:
     """Whether a run that was taken up again is over at once, as `finish` has been set meanwhile."""
-    enough = done.step > 0 and finish.is_set()
+    enough = done.step > 0 and finishing
     if enough and done.measured < done.step:
-        _measure(students, lesson, done, watch)
+        _measure(students, lesson, done, watch, ranks)
     return enough
 
 
-def _measure(students: Sequence[nn.Module], lesson: Lesson, done: Progress, watch: Watch) -> None:
+def _measure(
+    students: Sequence[nn.Module], lesson: Lesson, done: Progress, watch: Watch, ranks: "Ranks | OneRank"
+) -> None:
     """At an epoch's end; who looks on is told of the last student, which is the job's own."""
+    ranks.align(students)
     for student, best in zip(students, done.best, strict=True):
-        measured = lesson.validate(student)
+        measured = ranks.told(partial(lesson.validate, student))
         better = best.replaced_by(student, done.step, measured)
     done.measured = done.step
     watch.reading("validation", done.step, measured)

@@ -12,11 +12,14 @@ from worker.engine.distill import Trained
 from worker.engine.fetch import Material
 from worker.engine.hops import versions
 from worker.engine.learner import Metrics
+from worker.engine.ranks import ONE_RANK
 from worker.engine.schemes import ARRANGE
 from worker.engine.validate import Order
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from worker.engine.ranks import OneRank, Ranks
 
     Array = NDArray[Any]
 
@@ -51,15 +54,21 @@ class Taught:
         return self.controls[0] if self.controls else None
 
 
-def train(order: Order, material: Material, answers: "dict[str, Array]", stop: Stop) -> Taught:
+def train(
+    order: Order,
+    material: Material,
+    answers: "dict[str, Array]",
+    stop: Stop,
+    ranks: "Ranks | OneRank" = ONE_RANK,
+) -> Taught:
     """Goes on from where an earlier attempt was. Raises NumericDivergence, OutOfMemory and Left."""
     spec, why, finish = order.resolved.spec, _no_control(order, material), stop.finish
     seeds = range(order.seed, order.seed + spec.evaluation.seeds)
     before = len(spec.scheme.hops(spec.student.architecture)) - 1
     runs = before + len(seeds) * (1 if why else 2)
-    checkpoints = Checkpoints(order, stop)
+    checkpoints = Checkpoints(order, stop, keeps=ranks.first)
     checkpoints.load()
-    course = Course(order, material, answers, finish, runs=runs, checkpoints=checkpoints)
+    course = Course(order, material, answers, finish, runs=runs, checkpoints=checkpoints, ranks=ranks)
     course.notes += [order.inherited.told] if order.inherited else []
     arranged = ARRANGE[spec.scheme.kind](course, spec.scheme)
     students = {name: [one] for name, one in arranged.before.items()}

@@ -1,0 +1,131 @@
+"""One job over several processes, as a supervisor starts them, here by gloo on the CPU."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from app.catalog.spec import Resolved
+from app.db.tables import Job, ModelVersion
+from app.services.exit_codes import CRASHED
+from tests.worker.workshop import Workshop, digits, order, table
+
+X, Y = digits()
+PATIENCE_S = 60
+TRAINING = {  # the last batch of an epoch holds 2 rows: too few to be dealt
+    "epochs": 3,
+    "batch_size": 66,
+    "precision": "float32",
+    "optimizer": {"kind": "sgd", "lr": 0.05},
+}
+LESSON = {
+    "training": TRAINING,
+    "evaluation": {"bootstrap": 100, "compare": ["teacher"]},
+    "exports": [{"kind": "safetensors"}],
+}
+WILD = {  # a linear student, whose squared error grows by the same factor each step
+    "student": {"architecture": {"kind": "mlp", "hidden_sizes": []}},
+    "losses": [{"kind": "logit_mse"}],
+    "training": TRAINING | {"epochs": 40, "optimizer": {"kind": "sgd", "lr": 6.0}},
+}
+
+
+def ordered(workshop: Workshop, expert: nn.Module, **spec: Any) -> Resolved:
+    rows = workshop.data(table(X[:400], Y[:400]))
+    return order([workshop.perceptron(expert, (64, 64))], rows, spec=LESSON | spec)
+
+
+@contextmanager
+def started(workshop: Workshop, job: Job, size: int) -> Iterator["subprocess.Popen[bytes]"]:
+    environment = os.environ | workshop.parts.settings.environment()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "worker.ranks", str(size), job.id, str(job.attempt)],
+        stdin=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    yield process
+    process.stdin.close()
+    process.wait(PATIENCE_S)
+
+
+def ranks_of(process: "subprocess.Popen[bytes]") -> list[int]:
+    """The processes that it has started."""
+    return [int(one) for one in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def weights(workshop: Workshop, job: Job) -> dict[str, Tensor]:
+    with workshop.parts.sessions.read() as session:
+        files = session.get_one(ModelVersion, job.output_version_id).files
+    sha256 = next(one["sha256"] for one in files if one["path"] == "model.safetensors")
+    return load(b"".join(workshop.parts.blobs.read(sha256)))
+
+
+def test_two_ranks_learn_what_one_learns(workshop: Workshop, expert: nn.Module) -> None:
+    resolved = ordered(workshop, expert)
+    alone = workshop.carry_out(resolved)
+    job = workshop.submit(resolved)
+    with started(workshop, job, 2) as process:
+        assert process.wait(PATIENCE_S) == 0
+    both = workshop.look(job)
+    assert (alone.status, both.status) == ("succeeded", "succeeded")
+    mine, theirs = weights(workshop, alone), weights(workshop, both)
+    assert mine.keys() == theirs.keys()
+    for name, tensor in mine.items():
+        torch.testing.assert_close(theirs[name], tensor, rtol=1e-4, atol=1e-5)  # sums in another order
+    one, two = (json.loads(workshop.artifact(each, "report.json")) for each in (alone, both))
+    shown = [[c["metrics"]["accuracy"]["value"] for c in report["columns"]] for report in (one, two)]
+    assert shown[0] == pytest.approx(shown[1], abs=0.02)
+    assert not list((workshop.parts.settings.work_dir / "jobs").iterdir())  # each rank has tidied up
+
+
+def test_a_loss_without_a_number_stops_every_rank_at_the_same_step(
+    workshop: Workshop, expert: nn.Module
+) -> None:
+    job = workshop.submit(ordered(workshop, expert, **WILD))
+    with started(workshop, job, 2) as process:
+        assert process.wait(PATIENCE_S) == 0
+    seen = workshop.look(job)
+    assert (seen.status, (seen.error or {})["code"]) == ("failed", "numeric_divergence")
+    assert seen.adjustments == {"lr_halvings": 2}  # after two tries with lower rates, together
+
+
+def test_the_attempt_crashes_with_a_rank_and_leaves_none_behind(
+    workshop: Workshop, expert: nn.Module
+) -> None:
+    job = workshop.submit(ordered(workshop, expert, training=TRAINING | {"epochs": 10_000}))
+    with started(workshop, job, 2) as process:
+        until(lambda: workshop.look(job).progress.get("step", 0) > 0)
+        followers = ranks_of(process)
+        assert len(followers) == 1
+        os.kill(followers[0], 9)
+        assert process.wait(PATIENCE_S) == CRASHED
+    until(lambda: not any(Path(f"/proc/{one}/stat").exists() for one in followers))
+    assert workshop.look(job).status == "running"  # the verdict is the supervisor's
+
+
+def test_no_rank_outlives_a_first_one_that_is_killed(workshop: Workshop, expert: nn.Module) -> None:
+    job = workshop.submit(ordered(workshop, expert, training=TRAINING | {"epochs": 10_000}))
+    with started(workshop, job, 2) as process:
+        until(lambda: workshop.look(job).progress.get("step", 0) > 0)
+        followers = ranks_of(process)
+        os.kill(process.pid, 9)
+        until(lambda: not any(Path(f"/proc/{one}/stat").exists() for one in followers))
+
+
+def until(what: Any) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)

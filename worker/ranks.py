@@ -1,0 +1,105 @@
+"""`python -m worker.ranks SIZE JOB ATTEMPT`: one attempt at one job over several devices, a process each.
+
+This process is rank 0, the attempt itself: it hears the supervisor, trains, judges and writes. The others it
+starts; they follow through the training and write nothing. Each has a pipe from here, so that none outlives
+this process, and when one of them ends before its time this process crashes, as a supervisor expects it.
+(torchrun would start them as well, but its own exit code would stand for that of the attempt, by which a
+supervisor knows a crash from a pause.)
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import structlog
+
+from app.logs import configure_logs
+from app.services import jobs
+from app.services.exit_codes import CRASHED, ORPHANED
+from app.services.scratch import attempt_folder
+from app.settings import Settings
+from app.wiring import assemble
+from worker.__main__ import begin
+
+log = structlog.get_logger()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m worker.ranks", description=__doc__.split("\n\n")[0])
+    parser.add_argument("size", type=int, help="processes, one a device")
+    parser.add_argument("job", help="a job's id; its row must be running")
+    parser.add_argument("attempt", type=int, help="the attempt that owns it")
+    parser.add_argument("--rank", type=int, default=0, help="for the processes that this one starts")
+    given = parser.parse_args()
+    settings = Settings()
+    meeting = attempt_folder(settings, given.job, given.attempt) / "meeting"
+    if given.rank:
+        _take_own_device(given.rank)
+        return follow(settings, given.job, given.attempt, (given.rank, given.size, meeting))
+    share = max(settings.threads // given.size, 1)
+    os.environ |= {"STILLHOUSE_THREADS": str(share), "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    with _followers(given.size):
+        _take_own_device(0)
+        return begin(given.job, given.attempt, (0, given.size, meeting))
+
+
+def _take_own_device(rank: int) -> None:
+    """Of the GPUs that the attempt was given this process sees its own alone."""
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[rank]
+
+
+def follow(settings: Settings, job_id: str, attempt: int, meeting: tuple[int, int, Path]) -> int:
+    """Any rank but the first. Its end is rank 0's end, or the other way round."""
+    threading.Thread(target=_end_with_the_first, name="pipe from rank 0", daemon=True).start()
+    configure_logs(settings)
+    structlog.contextvars.bind_contextvars(job_id=job_id, attempt=attempt, rank=meeting[0])
+    parts = assemble(settings)
+    try:
+        from worker.run import follow
+
+        with parts.sessions.read() as session:
+            job = jobs.owned(session, job_id, attempt)
+        follow(job, attempt, parts, meeting)
+    finally:
+        parts.close()
+    return 0
+
+
+@contextmanager
+def _followers(size: int) -> Iterator[None]:
+    started = [
+        subprocess.Popen([sys.executable, "-m", *_own(), "--rank", str(rank)], stdin=subprocess.PIPE)
+        for rank in range(1, size)
+    ]
+    for process in started:
+        threading.Thread(target=_watch, args=[process], name=f"follower {process.pid}", daemon=True).start()
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()  # those that have followed to the end are gone already
+
+
+def _own() -> list[str]:
+    return ["worker.ranks", *sys.argv[1:]]
+
+
+def _watch(process: "subprocess.Popen[bytes]") -> None:
+    if (code := process.wait()) not in (0, -9):
+        log.error("another rank ended before its time", exit_code=code)
+        os._exit(CRASHED)
+
+
+def _end_with_the_first() -> None:
+    sys.stdin.buffer.read()
+    os._exit(ORPHANED)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
