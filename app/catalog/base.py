@@ -23,6 +23,7 @@ from pydantic import (
     ValidationError,
 )
 
+from app.catalog.work import Work, by_size
 from app.errors import Fault, Invalid, pointer
 
 if TYPE_CHECKING:
@@ -465,6 +466,11 @@ class Architecture(Plugin):
     def parameters(self, input: Input, classes: int) -> int:
         """Learned numbers of the whole student, head included, in closed form."""
         raise NotImplementedError
+
+    def work(self, input: Input, classes: int) -> Work:
+        """What a row costs, about; of a vector there is one place, of a text its tokens."""
+        shape = (1,) if input.modality == "vector" else input.shape
+        return by_size(self.parameters(input, classes), shape)
 
     def build(self, input: Input, labels: Sequence[str]) -> "nn.Module":
         """A freshly initialized student; the caller seeds torch. Its forward makes of a batch an object with

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from app.catalog.base import Input
 from app.catalog.huggingface import Depth, Dropout, TextFamily, Width
+from app.catalog.work import Work, transformer_layer
 
 
 class Bert(TextFamily):
@@ -38,3 +39,9 @@ class Bert(TextFamily):
         layer = 4 * (hidden + 1) * hidden + 2 * hidden * inner + inner + hidden + 4 * hidden
         pooler = (hidden + 1) * hidden
         return (rows + 2) * hidden + self.num_hidden_layers * layer + pooler + (hidden + 1) * classes
+
+    def work(self, input: Input, classes: int) -> Work:
+        layer = transformer_layer(
+            self.hidden_size, self.intermediate_size, self.num_attention_heads, input.shape[0]
+        )
+        return layer * self.num_hidden_layers

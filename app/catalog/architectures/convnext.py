@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from app.catalog.base import Input
 from app.catalog.huggingface import Depths, Dropout, ImageFamily, Widths, too_small
+from app.catalog.work import NOTHING, Work, mapped
 
 
 class ConvNext(ImageFamily):
@@ -48,3 +49,14 @@ class ConvNext(ImageFamily):
                 8 * width * width + (57 + scale) * width
             )  # 7 x 7 convolution, norm, two linear layers
         return total + 2 * last + (last + 1) * classes
+
+    def work(self, input: Input, classes: int) -> Work:
+        channels, height, width = input.shape
+        area = max(1, height * width // self.patch_size**2)
+        total, before = NOTHING, 0
+        for size, depth in zip(self.hidden_sizes, self.depths, strict=True):
+            area = max(1, area // 4) if before else area
+            entry = 4 * before * size if before else channels * self.patch_size**2 * size
+            total += mapped(entry, size, area) + mapped(8 * size * size + 49 * size, 6 * size, area) * depth
+            before = size
+        return total

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from app.catalog.base import Input
 from app.catalog.huggingface import Depth, Dropout, TextFamily, Width
+from app.catalog.work import Work, transformer_layer
 
 
 class DistilBert(TextFamily):
@@ -35,3 +36,6 @@ class DistilBert(TextFamily):
         rows = (input.vocabulary or 0) + self.max_position_embeddings
         layer = 4 * (dim + 1) * dim + 2 * dim * inner + inner + dim + 4 * dim
         return (rows + 2) * dim + self.n_layers * layer + (dim + 1) * dim + (dim + 1) * classes
+
+    def work(self, input: Input, classes: int) -> Work:
+        return transformer_layer(self.dim, self.hidden_dim, self.n_heads, input.shape[0]) * self.n_layers

@@ -8,11 +8,13 @@ from pydantic import Field
 
 from app.catalog.base import Input
 from app.catalog.huggingface import Dropout, ImageFamily, too_small
+from app.catalog.work import Work, mapped
 
 if TYPE_CHECKING:
     from torch import nn
 
 _CHANNELS = (16, 24, 24, 32, 32, 32, 64, 64, 64, 64, 96, 96, 96, 160, 160, 160, 320)
+_HALVES = (1, 3, 6, 13)  # blocks with stride 2, while the output stride allows it
 
 
 class MobileNetV2(ImageFamily):
@@ -60,6 +62,21 @@ class MobileNetV2(ImageFamily):
             inner = self._divisible(round(before * self.expand_ratio))
             total += before * inner + 2 * inner + 11 * inner + inner * width + 2 * width
         return total + channels[-1] * last + 2 * last + (last + 1) * classes
+
+    def work(self, input: Input, classes: int) -> Work:
+        first, channels = self._scaled(32), [self._scaled(width) for width in _CHANNELS]
+        area = max(1, input.shape[1] * input.shape[2] // 4)
+        total = mapped(input.shape[0] * first * 9, first, area)
+        total += mapped(first * 9 + first * channels[0], first + channels[0], area)
+        stride = 2
+        for place, (before, width) in enumerate(pairwise(channels), 1):
+            inner = self._divisible(round(before * self.expand_ratio))
+            total += mapped(before * inner, inner, area)
+            if place in _HALVES and stride < self.output_stride:
+                stride, area = 2 * stride, max(1, area // 4)
+            total += mapped(9 * inner + inner * width, inner + width, area)
+        last = 1280 if self.finegrained_output and self.depth_multiplier < 1 else self._scaled(1280)
+        return total + mapped(channels[-1] * last, last, area)
 
     def _scaled(self, channels: int) -> int:
         return self._divisible(round(channels * self.depth_multiplier))

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from app.catalog.base import Input
 from app.catalog.huggingface import Depths, ImageFamily, Width, Widths, too_small
+from app.catalog.work import Work, mapped
 
 
 class ResNet(ImageFamily):
@@ -42,6 +43,19 @@ class ResNet(ImageFamily):
             total += self._block(before, width) + shortcut + (depth - 1) * self._block(width, width)
             before = width
         return total + (before + 1) * classes
+
+    def work(self, input: Input, classes: int) -> Work:
+        _, height, width = input.shape
+        area = max(1, height * width // 4)
+        total = mapped(input.shape[0] * self.embedding_size * 49, self.embedding_size, area)
+        area, before = max(1, area // 4), self.embedding_size
+        for stage, (channels, depth) in enumerate(zip(self.hidden_sizes, self.depths, strict=True)):
+            area = max(1, area // 4) if stage > 0 or self.downsample_in_first_stage else area
+            kept = channels * (3 if self.layer_type == "basic" else 2)
+            total += mapped(self._block(before, channels) + before * channels, kept + channels, area)
+            total += mapped(self._block(channels, channels), kept, area) * (depth - 1)
+            before = channels
+        return total
 
     def _block(self, before: int, width: int) -> int:
         if self.layer_type == "basic":

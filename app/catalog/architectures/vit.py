@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from app.catalog.base import Input
 from app.catalog.huggingface import Depth, Dropout, ImageFamily, Width
+from app.catalog.work import Work, mapped, transformer_layer
 
 
 class ViT(ImageFamily):
@@ -53,3 +54,12 @@ class ViT(ImageFamily):
         attention = 4 * hidden * hidden + hidden + 3 * hidden * self.qkv_bias
         layer = attention + 2 * hidden * inner + inner + hidden + 4 * hidden
         return embedding + self.num_hidden_layers * layer + 2 * hidden + (hidden + 1) * classes
+
+    def work(self, input: Input, classes: int) -> Work:
+        channels, height, width = input.shape
+        patches = (height // self.patch_size) * (width // self.patch_size)
+        embedding = mapped(channels * self.patch_size**2 * self.hidden_size, self.hidden_size, patches)
+        layer = transformer_layer(
+            self.hidden_size, self.intermediate_size, self.num_attention_heads, patches + 1
+        )
+        return embedding + layer * self.num_hidden_layers

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from pydantic import Field
 
 from app.catalog.base import Architecture, Input
+from app.catalog.work import NOTHING, Work, mapped
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,6 +41,10 @@ class MLP(Architecture):
     def parameters(self, input: Input, classes: int) -> int:
         widths = (*input.shape, *self.hidden_sizes, classes)
         return sum((before + 1) * width for before, width in pairwise(widths))
+
+    def work(self, input: Input, classes: int) -> Work:
+        widths = (*input.shape, *self.hidden_sizes, classes)
+        return sum((mapped(before * width, width, 1) for before, width in pairwise(widths)), NOTHING)
 
     def build(self, input: Input, labels: Sequence[str]) -> "nn.Module":
         from app.catalog.architectures.mlp._torch import Perceptron
