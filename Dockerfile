@@ -28,5 +28,5 @@ COPY . .
 RUN uv pip install --system --no-cache --no-deps .
 USER stillhouse
 WORKDIR /var/lib/stillhouse
-CMD ["celery", "--app", "worker.celery", "worker", "--pool", "threads", "--concurrency", "1", \
+CMD ["celery", "--app", "worker.celery", "worker", "--pool", "threads", \
     "--without-gossip", "--without-mingle"]

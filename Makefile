@@ -43,8 +43,7 @@ bench: setup ## the figures of the README, one script a claim
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit; done
 
 worker: setup ## a worker for STILLHOUSE_QUEUE_URL=redis://...
-	@$(BIN)/celery --app worker.celery worker --pool threads --concurrency $${STILLHOUSE_SLOTS:-1} \
-		--without-gossip --without-mingle
+	@$(BIN)/celery --app worker.celery worker --pool threads --without-gossip --without-mingle
 
 migrate: setup ## bring STILLHOUSE_DATABASE_URL to the newest schema
 	@$(BIN)/python -m app.db.migrate

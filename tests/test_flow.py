@@ -206,7 +206,7 @@ def test_production_from_upload_to_prediction(
 def celery_worker(settings: Settings, folder: Path) -> Iterator[None]:
     """As `make worker` starts it; it must end well when it is asked to."""
     command = [sys.executable, "-m", "celery", "--app", "worker.celery", "worker", "--pool", "threads"]
-    command += ["--concurrency", "1", "--without-gossip", "--without-mingle"]
+    command += ["--without-gossip", "--without-mingle"]
     log = folder / "worker.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
