@@ -123,6 +123,25 @@ def test_it_goes_back_to_the_last_checkpoint_and_a_later_attempt_keeps_the_lower
     assert came_to(workshop, ended) == came_to(workshop, straight)
 
 
+def test_a_place_from_which_a_loss_broke_twice_is_not_gone_back_to(
+    workshop: Workshop, taken: tuple[PinnedModel, PinnedData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was kept may be beyond help though it is finite; then only the beginning is good."""
+    steps, step = list[int](), JobWatch.step
+
+    def watched(self: JobWatch, at: int, *more: int) -> None:
+        steps.append(at)
+        step(self, at, *more)
+
+    monkeypatch.setattr(JobWatch, "step", watched)
+    monkeypatch.setattr(Pace, "due", lambda _: steps[-1] == 12)
+    broken = finished(workshop, order([taken[0]], taken[1], spec=spec(lr=1.2)))
+    assert broken.adjustments == {"lr_halvings": 2}
+    assert [after for one, after in pairwise(steps) if after <= one] == [13, 1]
+    lower = finished(workshop, order([taken[0]], taken[1], spec=spec(lr=0.3)))
+    assert came_to(workshop, broken)["weights"] == came_to(workshop, lower)["weights"]
+
+
 def test_what_is_no_number_is_never_kept(
     workshop: Workshop, taken: tuple[PinnedModel, PinnedData], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,9 +27,14 @@ class Adjustments:
         self._journal, self._spec, self._made = journal, spec, dict(made)
 
     @property
+    def halvings(self) -> int:
+        """How often the learning rate was halved."""
+        return int(self._made.get("lr_halvings", 0))
+
+    @property
     def rate(self) -> float:
         """What the ordered learning rate is multiplied by."""
-        return float(0.5 ** self._made.get("lr_halvings", 0))
+        return float(0.5**self.halvings)
 
     def training(self, seed: int) -> Training:
         """As it was ordered, with the rows at once that fit."""
@@ -40,10 +45,10 @@ class Adjustments:
     def told(self) -> list[str]:
         """For the report."""
         notes = []
-        if halvings := self._made.get("lr_halvings"):
+        if self.halvings:
             notes.append(
-                f"A loss became no finite number, so the learning rate was halved {_times(halvings)}: all "
-                "that was trained from then on, the control included, has the lower one."
+                f"A loss became no finite number, so the learning rate was halved {_times(self.halvings)}: "
+                "all that was trained from then on, the control included, has the lower one."
             )
         if micro := self._made.get("micro_batch_size"):
             size = self._spec.training.batch_size
@@ -70,7 +75,7 @@ class Adjustments:
             change()  # the error is gone, and with it the frames that held on to memory
 
     def _calm(self, error: NumericDivergence) -> None:
-        halvings = self._made.get("lr_halvings", 0) + 1
+        halvings = self.halvings + 1
         if halvings > MOST_HALVINGS:
             raise error
         what = error.detail.split(". ")[0]

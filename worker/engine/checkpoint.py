@@ -132,11 +132,13 @@ class Checkpoints:
 
     def restore(self, standing: Standing, beginning: State) -> None:
         """The run goes on from where it was left, or begins. Called again, it goes back to what was kept
-        since."""
+        since; but not to a place from which a loss broke twice."""
         if self._restored:
             self.load()
         self._restored = True
         state = self._going[1] if self._going and self._going[0] == standing.name else None
+        if state is not None and state["halvings"] < self._order.adjustments.halvings - 1:
+            state = None
         try:
             standing.load_state_dict(state or beginning)
         except (RuntimeError, LookupError, ValueError, TypeError) as error:
@@ -233,7 +235,8 @@ class Checkpoints:
         tensors = Tensors()
         packed = pack(state, tensors)
         files["going.safetensors"] = self._store("going.safetensors", serialized(tensors))
-        return {"name": standing.name, "state": packed, "best": best}
+        halvings = self._order.adjustments.halvings
+        return {"name": standing.name, "halvings": halvings, "state": packed, "best": best}
 
     def _once(self, what: str, file: str, tensors: Mapping[str, torch.Tensor]) -> Blob:
         if what not in self._files:
@@ -299,7 +302,7 @@ class Checkpoints:
             state = unpack(going["state"], tensors["going.safetensors"])
             for best, kept in zip(state["progress"]["best"], going["best"], strict=True):
                 best["state"] = unpack(kept["state"], tensors[kept["file"]])
-            self._going = (going["name"], state)
+            self._going = (going["name"], state | {"halvings": going["halvings"]})
         self._runs = runs
         for one in manifest["files"]:
             if one["name"] in {f"{name}.safetensors" for name in runs}:
