@@ -129,6 +129,10 @@ class Overloaded(StillhouseError):
     status, code, title, retryable = 429, "rate_limited", "Too much at once", True
 
 
+class QuotaExceeded(StillhouseError):
+    status, code, title = 429, "quota_exceeded", "A quota of the project is used up"
+
+
 class HeadersTooLarge(StillhouseError):
     status, code, title = 431, "headers_too_large", "The address and the headers are too large"
 

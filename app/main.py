@@ -16,6 +16,7 @@ from app.api import problems
 from app.api.front_door import FrontDoor
 from app.api.job_board import JobBoard
 from app.api.lock import LockedRoute
+from app.api.rate_limits import RateLimits
 from app.api.strict_route import StrictRoute
 from app.api.telemetry import Telemetry
 from app.db import migrate
@@ -23,8 +24,11 @@ from app.errors import Misconfigured
 from app.ports.parts import Parts
 from app.ports.queue import LocalQueue
 from app.services import keys
+from app.services.access import scope_of
+from app.services.audit import DenialGauge
 from app.services.courier import Courier
 from app.services.garbage import Collector
+from app.services.meter import Meter
 from app.services.supervise import Lookout, Supervisor
 from app.services.watch import Watcher
 from app.settings import Settings
@@ -51,6 +55,8 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lambda application: _lifespan(application, settings),
     )
     application.state.telemetry = Telemetry()
+    application.state.rate_limits = RateLimits(settings)
+    application.state.denials = DenialGauge()
     application.add_middleware(FrontDoor, settings=settings, telemetry=application.state.telemetry)
     problems.install(application)
     for module in _modules_with_router():
@@ -66,11 +72,21 @@ def _modules_with_router() -> Iterator[ModuleType]:
 
 
 def _mount(application: FastAPI, module: ModuleType) -> None:
-    """Behind the lock, unless the module says that it is public; whoever forgets to think of it is safe."""
+    """Behind the lock, unless the module says that it is public; whoever forgets to think of it is safe.
+
+    A module may name the scope that its routes need (services.access), and whether they are of_installation:
+    for keys of the operator's own project alone. Raises TypeError for a route without a scope.
+    """
     for route in module.router.routes:
         if not isinstance(route, APIRoute):
             raise TypeError(f"{module.__name__}: {route} would stand before the lock")
-        route.__class__ = StrictRoute if getattr(module, "public", False) else LockedRoute
+        if getattr(module, "public", False):
+            route.__class__ = StrictRoute
+        else:
+            route.__class__ = LockedRoute
+            assert isinstance(route, LockedRoute)
+            route.scope = scope_of(route.methods or (), getattr(module, "scope", None))
+            route.of_installation = getattr(module, "of_installation", False)
         route.app = request_response(route.get_route_handler())
         application.router.routes.append(route)  # include_router would match each request twice
 
@@ -81,6 +97,9 @@ async def _lifespan(application: FastAPI, settings: Settings) -> AsyncIterator[N
         parts = await run_in_threadpool(_prepare, settings)
         stack.callback(parts.close)
         application.state.parts = parts
+        meter = application.state.meter = Meter(parts)
+        meter.start()
+        stack.push_async_callback(run_in_threadpool, meter.stop)
         watcher = application.state.watcher = Watcher(parts.sessions)
         application.state.board = JobBoard(parts, watcher)
         await watcher.start()

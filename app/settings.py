@@ -29,6 +29,9 @@ class Connection(BaseModel):
     secret_key_env: str | None = None
 
 
+_RATE = r"^([1-9][0-9]{0,8}/(second|minute|hour|day))?$"
+
+
 class Settings(BaseSettings):
     """Read from the environment, each with the prefix STILLHOUSE_."""
 
@@ -99,6 +102,16 @@ class Settings(BaseSettings):
         4 * GIB, description="memory that the profiling of an upload may take"
     )
     max_parameters: PositiveInt = Field(2_000_000_000, description="largest student, in parameters")
+
+    rate_limit_requests: str = Field(
+        "600/minute",
+        pattern=_RATE,
+        description="most requests of one key to one process, predictions apart; empty: no limit. "
+        "While keys are off nothing is limited",
+    )
+    rate_limit_predictions: str = Field(
+        "6000/minute", pattern=_RATE, description="the same, of predictions: NUMBER/second, minute, hour, day"
+    )
 
     outgoing_allow: tuple[str, ...] = Field(
         (),

@@ -17,7 +17,8 @@ from app.db.dialect import now
 from app.db.ids import new_id
 from app.db.session import Sessions
 from app.db.tables import Job
-from app.services.keys import DEFAULT_PROJECT, establish
+from app.services.access import DEFAULT_PROJECT
+from app.services.keys import establish
 from app.services.transitions import PHASES
 from app.settings import Settings
 from harness.load import get, put_under_load

@@ -19,7 +19,8 @@ from PIL import Image
 from app.catalog.base import Bundle
 from app.catalog.spec import ARCHITECTURES, EXPORTS, TASKS
 from app.db import migrate
-from app.services.keys import DEFAULT_PROJECT, establish
+from app.services.access import DEFAULT_PROJECT
+from app.services.keys import establish
 from app.services.models import Checkpoint, register
 from app.services.predictions import answer, find
 from app.serving.student import OnnxStudent

@@ -7,7 +7,7 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
 from app.ports.parts import Parts
-from app.services.keys import Principal
+from app.services.access import Principal
 
 # None of these asks for another: FastAPI takes as long for a small dependency as SQLite for a row.
 

@@ -13,12 +13,16 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse
 
 router = APIRouter(include_in_schema=False)
+public = True  # a browser cannot send a key with the page, and it says nothing of anybody's work
 
 
 @router.get("/openapi.json")
 def openapi(request: Request) -> dict[str, Any]:
     schema: dict[str, Any] = request.app.openapi()
-    return schema
+    if request.app.state.parts.settings.bootstrap_key is None:
+        return schema
+    components = schema["components"] | {"securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}}
+    return schema | {"components": components, "security": [{"key": []}]}
 
 
 @router.get("/docs")

@@ -49,6 +49,7 @@ class FrontDoor:
                 status = message["status"]
                 message["headers"] = [
                     *_with_manners(message.get("headers", ())),
+                    *scope["state"].get("headers", ()),
                     (b"x-request-id", request_id),
                 ]
             elif head:

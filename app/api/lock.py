@@ -1,15 +1,21 @@
-"""The lock on every route, opened before anything of the body is read."""
+"""The lock on every route, opened before anything of the body is read, and the log of who came through."""
 
 from collections.abc import Callable, Coroutine
+from types import TracebackType
 from typing import Any
 
-from fastapi import Request, Response
+from fastapi import HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 
+from app.api.rate_limits import RateLimits
 from app.api.strict_route import StrictRoute, check_query, query_names
+from app.errors import Invalid, Overloaded, StillhouseError
 from app.ports.parts import Parts
-from app.services import keys
-from app.services.keys import Principal
+from app.services import access, audit, keys
+from app.services.access import Principal, Scope
+from app.services.audit import Deed, DenialGauge
+from app.services.meter import Meter
 
 
 class LockedRoute(StrictRoute):
@@ -18,16 +24,62 @@ class LockedRoute(StrictRoute):
     Not a dependency, for FastAPI reads and parses the whole body before it looks at those.
     """
 
+    scope: Scope
+    of_installation: bool
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle, known = super().get_route_handler(), query_names(self)
+        scope, of_installation = self.scope, self.of_installation
 
         async def handle_locked(request: Request) -> Response:
-            request.state.principal = await _authenticate(request)
+            page = _Page(request, writes=scope != "predict" and request.method != "GET")
+            request.scope["fastapi_function_astack"].push_async_exit(page.write)
+            principal = request.state.principal = await _authenticate(request)
+            _count(request, principal, scope)
+            access.demand(principal, scope, of_installation=of_installation)
             if request.scope["query_string"]:
                 check_query(request, known)
-            return await handle(request)
+            page.response = await handle(request)
+            return page.response
 
         return handle_locked
+
+
+class _Page:
+    """Of the audit log: written when the sessions of a request are closed, and before it is answered."""
+
+    def __init__(self, request: Request, *, writes: bool) -> None:
+        self._request, self._writes = request, writes
+        self.response: Response | None = None
+
+    async def write(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """error: what the request failed with, the commit of its session included."""
+        status, code = _told(error, self.response)
+        if status in audit.DENIED:
+            gauge: DenialGauge = self._request.app.state.denials
+            if not gauge.passes():
+                return
+        elif not self._writes:
+            return
+        parts: Parts = self._request.app.state.parts
+        await run_in_threadpool(_write, parts, self._deed(status, code))
+
+    def _deed(self, status: int, code: str | None) -> Deed:
+        request = self._request
+        principal: Principal | None = getattr(request.state, "principal", None)
+        location = self.response.headers.get("location") if self.response and status < 400 else None
+        return Deed(
+            project_id=principal.project_id if principal else None,
+            key_id=principal.key_id if principal else None,
+            method=request.method,
+            route=request.scope["route"].path,
+            path=location or request.url.path,
+            status=status,
+            code=code,
+            request_id=request.state.request_id,
+        )
 
 
 async def _authenticate(request: Request) -> Principal:
@@ -41,3 +93,37 @@ async def _authenticate(request: Request) -> Principal:
 def _look_up(parts: Parts, request: Request) -> Principal:
     with parts.sessions.read() as session:
         return keys.authenticate(session, parts.settings, request.headers)
+
+
+def _count(request: Request, principal: Principal, scope: Scope) -> None:
+    """While keys are off there is nobody to count. Raises Overloaded."""
+    if principal.key_id is None:
+        return
+    meter: Meter = request.app.state.meter
+    meter.count_use(principal.key_id)
+    limits: RateLimits = request.app.state.rate_limits
+    request.state.headers, wait_s = limits.take(principal.key_id, scope)
+    if wait_s is not None:
+        raise Overloaded(
+            f"This key has asked as often as it may for now: come again in {wait_s} s.", retry_after_s=wait_s
+        )
+
+
+def _told(error: BaseException | None, response: Response | None) -> tuple[int, str | None]:
+    """The status and the code of the answer."""
+    if error is None and response is not None:
+        return response.status_code, None
+    if isinstance(error, RequestValidationError):
+        return Invalid.status, Invalid.code
+    if isinstance(error, HTTPException):
+        if isinstance(error.__cause__, StillhouseError):
+            return _told(error.__cause__, None)
+        return error.status_code, None
+    if isinstance(error, StillhouseError):
+        return error.status, error.code
+    return StillhouseError.status, StillhouseError.code
+
+
+def _write(parts: Parts, deed: Deed) -> None:
+    with parts.sessions.write() as session:
+        audit.write(session, deed)

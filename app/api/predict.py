@@ -16,8 +16,10 @@ from app.api.uploads import receive
 from app.errors import Overloaded, UnsupportedMediaType, shown
 from app.ports.parts import Parts
 from app.services import predictions
+from app.services.meter import Meter
 
 router = APIRouter(tags=["predictions"])
+scope = "predict"
 
 IN_PARALLEL = max(4, os.cpu_count() or 1)  # requests in threads; more would only fight over the cores
 MAX_WAITING = 64  # requests in line behind them
@@ -40,7 +42,7 @@ async def predict_with(
 
 async def _predict(request: Request, parts: Parts, project_id: str, reference: str | None) -> JSONResponse:
     run = partial(to_thread.run_sync, limiter=_lane(request))
-    work = partial(_answer, parts, project_id)
+    work = partial(_answer, parts, request.app.state.meter, project_id)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
         return await run(work, partial(orders.of_json, await request.body(), reference))
@@ -66,12 +68,13 @@ def _lane(request: Request) -> CapacityLimiter:
     return lane
 
 
-def _answer(parts: Parts, project_id: str, read: Callable[[], Order]) -> JSONResponse:
+def _answer(parts: Parts, meter: Meter, project_id: str, read: Callable[[], Order]) -> JSONResponse:
     started = time.perf_counter()
     order = read()
     with parts.sessions.read() as session:
         student = predictions.find(session, project_id, order.model)
     answers = predictions.answer(student, parts.predictor, order.rows, top_k=order.top_k, where=order.where)
+    meter.count_prediction(project_id, len(answers))
     latency_ms = round((time.perf_counter() - started) * 1000, 3)
     usage = {"rows": len(answers), "latency_ms": latency_ms}
     return JSONResponse({"model": student.name, "predictions": answers, "usage": usage})

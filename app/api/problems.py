@@ -40,7 +40,7 @@ def problem(error: StillhouseError, request_id: str) -> JSONResponse:
         body |= {"code": "internal", "title": StillhouseError.title, "detail": detail, "errors": []}
     body |= {"instance": f"urn:stillhouse:request:{request_id}", "request_id": request_id}
     headers = {}
-    if error.status in (429, 503):
+    if error.status in (429, 503) and (error.retryable or error.retry_after_s):
         headers["Retry-After"] = str(error.retry_after_s or RETRY_AFTER_S)
     if error.status == 401:
         headers["WWW-Authenticate"] = "Bearer"

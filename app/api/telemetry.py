@@ -8,6 +8,7 @@ from app.api.dependencies import ReadSession
 from app.services.health import jobs_by_status
 
 router = APIRouter(tags=["operation"])
+of_installation = True
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0)
 
 

@@ -21,7 +21,7 @@ from app.errors import Fault, InUse, Invalid, NotFound, UnknownReference, shown
 from app.intake.profile import SPLITS, Profile, Split
 from app.ports.blobs import Blobs
 from app.ports.parts import Parts
-from app.services import intake
+from app.services import intake, quotas
 from app.settings import Settings
 
 ANY_SPLIT = (
@@ -108,6 +108,8 @@ def create(session: Session, project_id: str, name: str, prepared: Prepared) -> 
     counter = _counter(session, project_id, name)
     if known := session.scalar(_named(project_id, name).where(Dataset.digest == prepared.digest)):
         return known, False
+    size = sum(file.size for file in prepared.files.values())
+    quotas.admit_bytes(session, project_id, size)
     counter.last_version += 1
     dataset = Dataset(
         id=new_id("ds"),
@@ -116,7 +118,7 @@ def create(session: Session, project_id: str, name: str, prepared: Prepared) -> 
         version=counter.last_version,
         digest=prepared.digest,
         rows=sum(file.rows for file in prepared.files.values()),
-        size=sum(file.size for file in prepared.files.values()),
+        size=size,
         files={split: file.model_dump() for split, file in prepared.files.items()},
         profile=prepared.profile.model_dump(mode="json"),
     )

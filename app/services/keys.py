@@ -1,5 +1,8 @@
 """Who is asking. Keys read `sh_<id>_<256 bits>`; only their SHA-256 is kept.
 
+Each request reads its key's row, so what is revoked or past its end, by the database's clock, lets nobody in
+from that moment on, in every process.
+
 Keys are on when STILLHOUSE_BOOTSTRAP_KEY is set. While they are off every request belongs to the default
 project, so it must come from this machine: its Host has to be a loopback name (another name that points here
 is DNS rebinding) and its Origin, where a browser sends one, has to be this server (another one is a page of
@@ -10,34 +13,24 @@ import hashlib
 import hmac
 import ipaddress
 import re
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import Select, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from app.db.dialect import now
+from app.db.dialect import db_now
 from app.db.tables import Base, Key, Project
 from app.errors import Forbidden, Misconfigured, Unauthenticated
+from app.services.access import DEFAULT_PROJECT, SCOPES, TRUSTED, Principal
 from app.settings import Settings
 
-DEFAULT_PROJECT = "prj_default"
-SCOPES = ["read", "write", "predict", "admin"]
+BOOTSTRAP = "bootstrap"  # the name of the key that the settings hold
 _KEY = re.compile(r"sh_([A-Za-z0-9]{1,32})_[A-Za-z0-9_-]{43,128}")  # 43 characters of base64 are 256 bits
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:]+)\]|([A-Za-z0-9.-]+))(?::[0-9]{1,5})?")
-
-
-@dataclass(frozen=True)
-class Principal:
-    """The project that a request acts for, and the key that let it in; None: keys are off."""
-
-    project_id: str
-    key_id: str | None
-
-
-TRUSTED = Principal(DEFAULT_PROJECT, None)
 
 
 def authenticate(session: Session, settings: Settings, headers: Mapping[str, str]) -> Principal:
@@ -46,10 +39,16 @@ def authenticate(session: Session, settings: Settings, headers: Mapping[str, str
         return trust_loopback(headers)
     scheme, _, key = headers.get("authorization", "").partition(" ")
     parts = _KEY.fullmatch(key.strip()) if scheme.lower() == "bearer" else None
-    row = session.get(Key, f"key_{parts[1]}") if parts else None
-    if row is None or row.revoked_at is not None or not hmac.compare_digest(row.digest, _digest(key.strip())):
+    row = session.execute(_valid(f"key_{parts[1]}")).one_or_none() if parts else None
+    if row is None or not hmac.compare_digest(row.digest, digest(key.strip())):
         raise Unauthenticated("This needs a valid key: send the header `Authorization: Bearer sh_...`.")
-    return Principal(row.project_id, row.id)
+    return Principal(row.project_id, row.id, frozenset(row.scopes))
+
+
+def _valid(key_id: str) -> Select[tuple[str, str, str, list[Any]]]:
+    lasts = or_(Key.expires_at.is_(None), Key.expires_at > db_now())
+    found = select(Key.id, Key.project_id, Key.digest, Key.scopes)
+    return found.where(Key.id == key_id, Key.revoked_at.is_(None), lasts)
 
 
 def trust_loopback(headers: Mapping[str, str]) -> Principal:
@@ -101,14 +100,21 @@ def establish(session: Session, settings: Settings) -> None:
     key = settings.bootstrap_key.get_secret_value() if settings.bootstrap_key else ""
     parts = _KEY.fullmatch(key)
     key_id = f"key_{parts[1]}" if parts else ""
-    earlier = update(Key).where(Key.name == "bootstrap", Key.id != key_id, Key.revoked_at.is_(None))
-    session.execute(earlier.values(revoked_at=now()))
+    earlier = update(Key).where(Key.name == BOOTSTRAP, Key.id != key_id, Key.revoked_at.is_(None))
+    session.execute(earlier.values(revoked_at=db_now()))
     if parts:
         _insert_once(
             session,
-            Key(id=key_id, project_id=DEFAULT_PROJECT, name="bootstrap", digest=_digest(key), scopes=SCOPES),
+            Key(
+                id=key_id,
+                project_id=DEFAULT_PROJECT,
+                name=BOOTSTRAP,
+                digest=digest(key),
+                scopes=list(SCOPES),
+            ),
         )
-        session.execute(update(Key).where(Key.id == key_id).values(digest=_digest(key), revoked_at=None))
+        opened = {"digest": digest(key), "scopes": list(SCOPES), "revoked_at": None, "expires_at": None}
+        session.execute(update(Key).where(Key.id == key_id, Key.name == BOOTSTRAP).values(opened))
 
 
 def _insert_once(session: Session, row: Base) -> None:
@@ -120,5 +126,11 @@ def _insert_once(session: Session, row: Base) -> None:
         pass
 
 
-def _digest(key: str) -> str:
+def digest(key: str) -> str:
+    """What is kept of a key."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def fresh(key_id: str) -> str:
+    """A new key with this id."""
+    return f"sh_{key_id.removeprefix('key_')}_{secrets.token_urlsafe(32)}"

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from app.db.ids import new_id
 from app.db.tables import Alias, Model, ModelVersion
 from app.errors import Fault, NotFound, UnknownReference, shown
+from app.services import quotas
 
 Json = dict[str, Any]
 
@@ -76,7 +77,7 @@ def register(
 def add(
     session: Session, project_id: str, name: str, checkpoint: Checkpoint, alias: str | None = None
 ) -> tuple[ModelVersion, bool]:
-    """As `register`, and whether the version is new."""
+    """As `register`, and whether the version is new. Raises QuotaExceeded for an import."""
     model = _locked(session, project_id, name)
     digest = sha256(manifest(checkpoint)).hexdigest()
     same = (
@@ -87,6 +88,8 @@ def add(
     known = next(
         (version for version in session.scalars(same) if version.lineage == checkpoint.lineage), None
     )
+    if known is None and checkpoint.source == "import":  # what a job has made is kept, whatever it takes
+        quotas.admit_bytes(session, project_id, checkpoint.size)
     version = known or _insert(session, model, checkpoint, digest)
     if alias is not None:
         point(session, model.id, alias, version.version)

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 from app.catalog.spec import JobSpec, PinnedData, Resolved
 from app.db.ids import new_id
 from app.db.tables import Job, JobLabel, JobReference
+from app.services import quotas
 from app.services.idempotency import once
 from app.services.phases import PHASES, pending
 from app.services.planning.plan import resolve
@@ -56,8 +57,9 @@ def submit(
 
 
 def insert(session: Session, project_id: str, order: Order, **standing: Any) -> Job:
-    """standing: columns of a job that does not begin with nothing."""
+    """standing: columns of a job that does not begin with nothing. Raises QuotaExceeded."""
     resolved, spec = order.resolved, order.resolved.spec
+    quotas.admit_job(session, project_id, spec.resources.accelerator)
     job = Job(
         id=new_id("job"),
         project_id=project_id,
@@ -73,6 +75,7 @@ def insert(session: Session, project_id: str, order: Order, **standing: Any) -> 
         devices=spec.resources.devices,
         usage={},
         last_seq=1,
+        artifact_bytes=sum(artifact["size"] for artifact in standing.get("artifacts", ())),
         **{"artifacts": [], **standing},
     )
     session.add(job)

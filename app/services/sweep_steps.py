@@ -14,7 +14,15 @@ from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
 from app.db.tables import Sweep, SweepTrial
-from app.errors import Invalid, JobFailure, NotFound, NotMeasured, NoTrialSucceeded, StateConflict
+from app.errors import (
+    Invalid,
+    JobFailure,
+    NotFound,
+    NotMeasured,
+    NoTrialSucceeded,
+    QuotaExceeded,
+    StateConflict,
+)
 from app.ports.parts import Parts
 from app.services import jobs, search, submission
 from app.services.sweep_standing import Row, Standing, hopeless, look, points, tried
@@ -81,7 +89,7 @@ class _Step:
                 self._prune(row, pruned[number])
         for row in self._seen.to_stop:
             self._stop(row, "discard" if self._seen.unwanted else "keep")
-        submitted = [job_id for _ in range(self._seen.room) for job_id in self._begin()]
+        submitted = self._begin_all()
         if not self._seen.running and not submitted and self._seen.room <= 0:
             self._end()
         self._sweep.version += 1
@@ -128,6 +136,14 @@ class _Step:
             jobs.cancel(self._session, self._sweep.project_id, str(row.trial.job_id), mode)
 
     # ---- trials that begin
+
+    def _begin_all(self) -> list[str]:
+        """As many as there is room for; while a quota is used up, the others wait for a later step."""
+        submitted: list[str] = []
+        with suppress(QuotaExceeded):
+            for _ in range(self._seen.room):
+                submitted += self._begin()
+        return submitted
 
     def _begin(self) -> list[str]:
         """One trial more, by its job's id; none when its spec was refused, which is a failed trial."""

@@ -15,6 +15,7 @@ from app.db.dialect import db_now
 from app.db.ids import new_id
 from app.db.tables import Event, Job, Outbox
 from app.errors import LeaseLost, NotFound, shown
+from app.services import usage
 
 Json = dict[str, Any]
 # how an attempt ends: by its own verdict, handed back, by a crash, or with its worker
@@ -36,6 +37,8 @@ def change(
     session: Session, job_id: Any, *guards: ColumnElement[bool], events: Sequence[Note] = (), **values: Any
 ) -> Job | None:
     """One UPDATE that moves `version` and makes room for the events; None when a guard does not hold."""
+    if "artifacts" in values:
+        values["artifact_bytes"] = sum(artifact["size"] for artifact in values["artifacts"])
     statement = (
         update(Job)
         .where(Job.id == job_id, *guards)
@@ -48,6 +51,8 @@ def change(
         return None
     first = job.last_seq - len(events) + 1
     write_events(session, job.id, first, events)
+    if values.get("status", "running") != "running":
+        usage.settle(session, job)
     return job
 
 

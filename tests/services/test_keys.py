@@ -11,7 +11,7 @@ from app.db.session import Sessions
 from app.db.tables import Key, Project
 from app.errors import Forbidden, Misconfigured, Unauthenticated
 from app.services import keys
-from app.services.keys import DEFAULT_PROJECT, Principal
+from app.services.access import DEFAULT_PROJECT, SCOPES, TRUSTED, Principal
 from app.settings import Settings
 
 
@@ -38,7 +38,9 @@ def test_the_bootstrap_key_opens_the_default_project(sessions: Sessions) -> None
     settings = with_key(key)
     establish(sessions, settings)
     establish(sessions, settings)  # as every start does
-    assert ask(sessions, settings, authorization=f"Bearer {key}") == Principal(DEFAULT_PROJECT, "key_first")
+    assert ask(sessions, settings, authorization=f"Bearer {key}") == Principal(
+        DEFAULT_PROJECT, "key_first", frozenset(SCOPES)
+    )
     assert ask(sessions, settings, authorization=f"bearer  {key} ").key_id == "key_first"
 
 
@@ -81,7 +83,7 @@ def test_a_project_that_is_there_stays_as_it_is(sessions: Sessions) -> None:
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "127.0.0.1:8000", "127.8.9.1", "[::1]:8000"])
 def test_without_keys_this_machine_is_trusted(host: str) -> None:
-    assert keys.trust_loopback({"host": host}) == Principal(DEFAULT_PROJECT, None)
+    assert keys.trust_loopback({"host": host}) == TRUSTED
     assert keys.trust_loopback({"host": host, "origin": f"http://{host}"}).key_id is None
 
 

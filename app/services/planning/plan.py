@@ -13,7 +13,8 @@ from sqlalchemy.orm import Session
 from app.catalog.base import Frozen
 from app.catalog.spec import JobSpec, PinnedModel, Resolved, SignalStore, steps_of, with_ending
 from app.db.tables import ModelVersion
-from app.errors import Fault, Invalid, InvalidSpec
+from app.errors import Fault, Invalid, InvalidSpec, QuotaExceeded
+from app.services import quotas
 from app.services.planning import data_plan, student_plan, teacher_plan
 from app.services.planning.advice import advise
 from app.services.planning.checks import Check, Checks
@@ -52,6 +53,8 @@ class Plan(Frozen):
 def plan(session: Session, settings: Settings, project_id: str, spec: JobSpec) -> Plan:
     """Looks and stores nothing."""
     checks = Checks()
+    refused = quotas.refusals(session, project_id, spec.resources.accelerator)
+    checks.all += [_refusal(error) for error in refused] or [Check(name="quota", status="ok")]
     tables, resolved = None, None
     with suppress(Invalid):  # the checks say it
         tables, resolved = _resolve(session, settings, project_id, spec, checks)
@@ -74,6 +77,7 @@ def _resolve(
     session: Session, settings: Settings, project_id: str, spec: JobSpec, checks: Checks
 ) -> tuple[Tables, Resolved]:
     checks.run("devices", "/resources/devices", check_devices, spec.resources)
+    settings = quotas.tightened(session, settings, project_id)
     found = teacher_plan.find(session, project_id, spec, checks)
     tables = data_plan.look(session, project_id, spec.data, spec.task, checks)
     checks.demand()
@@ -128,6 +132,11 @@ def _fitted(
         preprocessing=preprocessing.model_dump(mode="json"),
         parameters=parameters,
     )
+
+
+def _refusal(error: QuotaExceeded) -> Check:
+    (fault,) = error.faults
+    return Check(name="quota", status="fail", **{**vars(fault), "detail": error.detail})
 
 
 def _labeled(
