@@ -113,6 +113,17 @@ class Settings(BaseSettings):
         "6000/minute", pattern=_RATE, description="the same, of predictions: NUMBER/second, minute, hour, day"
     )
 
+    max_training_bytes: PositiveInt = Field(
+        256 * GIB, description="most memory of one training, as it is estimated before it is accepted"
+    )
+    max_training_operations: PositiveFloat = Field(
+        1e21,
+        description="most operations of a job's trainings, as estimated; an A100 does as many in a month",
+    )
+    max_signal_bytes: PositiveInt = Field(
+        256 * GIB, description="most that the stored answers of a job's teachers may take"
+    )
+
     outgoing_allow: tuple[str, ...] = Field(
         (),
         description="what may be called though it is not public, or by http, as JSON: networks "

@@ -18,12 +18,13 @@ from app.services import quotas
 from app.services.planning import data_plan, student_plan, teacher_plan
 from app.services.planning.advice import advise
 from app.services.planning.checks import Check, Checks
+from app.services.planning.cost_plan import check_cost, cost
 from app.services.planning.data_plan import Tables
 from app.services.planning.evaluation_plan import check_evaluation, check_limits
 from app.services.planning.initialization_plan import initialization
 from app.services.planning.loss_plan import check_layers, check_losses, check_students
-from app.services.planning.signal_plan import advise_on_signals, check_augmentation, check_store, decided
 from app.services.planning.resource_plan import Queue, check_devices, queue
+from app.services.planning.signal_plan import advise_on_signals, check_augmentation, check_store, decided
 from app.settings import Settings
 
 
@@ -38,6 +39,9 @@ class Estimate(Frozen):
     labeled_rows: int = Field(description="of the training rows")
     steps_per_epoch: int
     total_steps: int = Field(description="of all trainings: the scheme's students, the control, every seed")
+    training_bytes: int = Field(description="memory of the largest training, about")
+    training_operations: float = Field(description="of all trainings, about, without the teachers' forwards")
+    signal_bytes: int = Field(description="of the teachers' stored answers; 0 where they answer live")
 
 
 class Plan(Frozen):
@@ -118,6 +122,7 @@ def _fitted(
     stem = teacher_plan.name(session, first) if first else _stem(tables)
     order = _filled_in(order, preprocessing, decided(spec, known, tables.training_rows), stem)
     check_limits(order, parameters, checks)
+    check_cost(settings, order, cost(order, seen, len(labels), tables=tables, teachers=known), checks)
     check_students(order, architecture, versions, checks)
     checks.demand()
     advise(order, known, tables, parameters, checks)
@@ -201,7 +206,11 @@ def _estimate(resolved: Resolved, tables: Tables) -> Estimate:
     steps, last = steps_of(rows, training.batch_size), steps_of(labeled, training.batch_size)
     once = steps * training.epochs + last * training.finetune.epochs
     teacher = sum(one.parameters for one in resolved.teachers)
+    spent = cost(
+        resolved.spec, resolved.input, len(resolved.labels), tables=tables, teachers=resolved.teachers
+    )
     return Estimate(
+        **spent.model_dump(),
         student_parameters=resolved.parameters,
         student_bytes=4 * resolved.parameters,
         teacher_parameters=teacher,
