@@ -13,6 +13,7 @@ from app.logs import configure_logs
 from app.ports.queue import BROKER_MANNERS, QUEUES, TASK
 from app.services import supervise
 from app.services.layers import Surveyor
+from app.services.porter import Porters
 from app.services.workplace import Workplace
 from app.settings import Settings
 from app.wiring import assemble
@@ -23,6 +24,7 @@ stopping = threading.Event()
 place = Workplace(settings)
 lookout = supervise.Lookout(parts, place)
 surveyor = Surveyor(parts)
+porters = Porters(parts)
 
 celery = Celery("stillhouse", broker=settings.queue_url)
 celery.conf.update(
@@ -43,6 +45,7 @@ def _begin(**_: Any) -> None:
     configure_logs(settings)
     lookout.start()
     surveyor.start()
+    porters.start()
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
@@ -50,4 +53,5 @@ def _stop(**_: Any) -> None:
     """Hands running jobs back at once; the warm shutdown then waits for the tasks to return."""
     stopping.set()
     surveyor.stop()
+    porters.stop()
     lookout.stop()

@@ -8,9 +8,11 @@ from typing import Annotated, Any, Literal, Self
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api import uploads
+from app.api import source_orders, uploads
 from app.api.dependencies import PartsDep, PrincipalDep, ReadSession, WriteSession
+from app.api.jobs import IdempotencyKey
 from app.api.pages import After, Limit, Page, cut, read_cursor, write_cursor
+from app.api.source_orders import ImportView, accept, names_a_source
 from app.api.uploads import Form, Received, receive
 from app.catalog.spec import NAME, Name
 from app.db.tables import Dataset
@@ -18,6 +20,7 @@ from app.intake.profile import SPLITS, Profile, Split
 from app.ports.parts import Parts
 from app.services import dataset_rows, datasets
 from app.services.datasets import Order, UploadedFile
+from app.services.sources import DatasetOrder
 
 router = APIRouter(prefix="/v1/datasets", tags=["datasets"])
 
@@ -55,7 +58,7 @@ class DatasetView(BaseModel):
                 "object": "dataset", "id": "ds_01kavq3x7m9s6w2h8c4d5e6f7g", "name": "digits", "version": 2,
                 "reference": "dataset:digits@2", "digest": "9f2c" + "0" * 60, "label": "label", "rows": 1797,
                 "splits": [{"split": "train", "rows": 1797, "size": 127299, "sha256": "51ab" + "0" * 60}],
-                "size": 127299, "created_at": "2026-11-21T09:30:00Z",
+                "size": 127299, "source": None, "created_at": "2026-11-21T09:30:00Z",
             }
         }
     )  # fmt: skip
@@ -70,6 +73,7 @@ class DatasetView(BaseModel):
     rows: int
     size: int = Field(description="bytes of all splits")
     splits: list[SplitView]
+    source: str | None = Field(description="where it was fetched from, pinned; null: it was uploaded")
     created_at: datetime
 
     @classmethod
@@ -95,16 +99,31 @@ class RowView(BaseModel):
 
 
 @router.post(
-    "", status_code=201, openapi_extra=_FORM.openapi(), responses={200: {"model": ProfiledDatasetView}}
+    "",
+    status_code=201,
+    response_model=ProfiledDatasetView,
+    openapi_extra=source_orders.openapi(_FORM, DatasetOrder),
+    responses={
+        200: {"model": ProfiledDatasetView},
+        202: {"model": ImportView, "description": "It is fetched"},
+    },
 )
 async def upload_dataset(
-    request: Request, response: Response, parts: PartsDep, principal: PrincipalDep
-) -> ProfiledDatasetView:
+    request: Request,
+    response: Response,
+    parts: PartsDep,
+    principal: PrincipalDep,
+    idempotency_key: IdempotencyKey = None,
+) -> ProfiledDatasetView | Response:
     """Uploads a version of a dataset; content that this name has already is answered with 200.
 
     Rows that cannot be used are left out; `profile` names them with their reasons. A split may come in
-    several files, each under the same field.
+    several files, each under the same field. A JSON body names a source to fetch the files from,
+    hf:ORG/REPO@REVISION or s3://CONNECTION/KEY: 202, and where the import is to be followed. Idempotency-Key
+    counts for this.
     """
+    if names_a_source(request):
+        return await accept(request, DatasetOrder, parts, principal.project_id, idempotency_key)
     async with receive(request, _FORM, parts.settings) as form:
         view, new = await uploads.take_in(request, partial(_upload, parts, principal.project_id, form))
     response.status_code = 201 if new else 200
@@ -177,7 +196,7 @@ def _page(rows: Sequence[Dataset], limit: int, mark: Literal["name", "version"])
 
 
 def _shown(dataset: Dataset) -> dict[str, Any]:
-    columns = ("id", "name", "version", "digest", "rows", "size", "created_at")
+    columns = ("id", "name", "version", "digest", "rows", "size", "source", "created_at")
     return {
         **{column: getattr(dataset, column) for column in columns},
         "reference": f"dataset:{dataset.name}@{dataset.version}",

@@ -49,7 +49,9 @@ class VersionView(VersionSummary):
     gives: list[str] = Field(description="what it can show a loss")
     details: Json
     files: list[FileView]
-    lineage: Json = Field(description="of a student: its job, teachers and data")
+    lineage: Json = Field(
+        description="of a student: its job, teachers and data; else the source that it was fetched from"
+    )
     aliases: list[str]
     links: dict[str, str]
 

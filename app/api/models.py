@@ -13,9 +13,10 @@ from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.orm import Session
 
-from app.api import uploads
+from app.api import source_orders, uploads
 from app.api.dependencies import PartsDep, PrincipalDep, ReadSession, WriteSession
 from app.api.files import DOWNLOAD, StoredFile, answer_file
+from app.api.jobs import IdempotencyKey
 from app.api.model_views import (
     AliasView,
     FileView,
@@ -27,6 +28,7 @@ from app.api.model_views import (
     VersionView,
 )
 from app.api.pages import After, Limit, Page, cut, read_cursor
+from app.api.source_orders import ImportView, accept, names_a_source
 from app.api.uploads import Form, receive
 from app.catalog.spec import TASKS, AliasName, Name
 from app.errors import Fault, Invalid
@@ -34,6 +36,7 @@ from app.services import aliases, imports, layers, lineage, models
 from app.services.aliases import Condition
 from app.services.imports import Order
 from app.services.layers import Layer
+from app.services.sources import ModelOrder
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -63,14 +66,29 @@ _FORM = Form(
 )
 
 
-@router.post("", status_code=201, openapi_extra=_FORM.openapi(), responses={200: {"model": ImportedView}})
+@router.post(
+    "",
+    status_code=201,
+    response_model=ImportedView,
+    openapi_extra=source_orders.openapi(_FORM, ModelOrder),
+    responses={200: {"model": ImportedView}, 202: {"model": ImportView, "description": "It is fetched"}},
+)
 async def import_model(
-    request: Request, response: Response, parts: PartsDep, principal: PrincipalDep
-) -> ImportedView:
+    request: Request,
+    response: Response,
+    parts: PartsDep,
+    principal: PrincipalDep,
+    idempotency_key: IdempotencyKey = None,
+) -> ImportedView | Response:
     """Imports a teacher. Content that stands under this name already is answered with 200 and its version.
+
+    A JSON body names a source to fetch it from, hf:ORG/REPO@REVISION or s3://CONNECTION/KEY: 202, and where
+    the import is to be followed. Idempotency-Key counts for this.
 
     Weights are read from safetensors alone, and no code, no pickle and no remote code is ever accepted.
     """
+    if names_a_source(request):
+        return await accept(request, ModelOrder, parts, principal.project_id, idempotency_key)
     async with receive(request, _FORM, parts.settings) as form:
         order = uploads.parse_texts(Order, form, "labels", "preprocessing")
         out = form.folder / "out"

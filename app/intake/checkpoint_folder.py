@@ -43,10 +43,15 @@ def check_files(folder: Path) -> list[Path]:
     paths = sorted(
         path for path in folder.rglob("*") if path.is_file() and not _LEFT_OUT.fullmatch(path.name)
     )
-    strange = [name for path in paths if not _allowed(name := path.relative_to(folder).as_posix())]
+    strange = [name for path in paths if not allowed(name := path.relative_to(folder).as_posix())]
     if strange:
         raise _refused(min(strange, key=lambda name: Path(name).suffix.lower() not in _CODE | _RISKY))
     return paths
+
+
+def allowed(name: str) -> bool:
+    """Whether a checkpoint's folder may hold a file of this name."""
+    return name in ALLOWED or bool(_SHARD.fullmatch(name) or _TEXT.fullmatch(name))
 
 
 def left_out(folder: Path) -> list[str]:
@@ -57,10 +62,6 @@ def left_out(folder: Path) -> list[str]:
 def read_documents(paths: list[Path]) -> dict[str, dict[str, Any]]:
     """The JSON files by name. Raises InvalidData for broken JSON, UnsafeFormat for a forbidden key."""
     return {path.name: _document(path) for path in paths if path.suffix == ".json"}
-
-
-def _allowed(name: str) -> bool:
-    return name in ALLOWED or bool(_SHARD.fullmatch(name) or _TEXT.fullmatch(name))
 
 
 def _refused(name: str) -> UnsafeFormat:

@@ -1,4 +1,4 @@
-"""Takes in a model: an archive of a checkpoint's folder, or one ONNX file, told apart by content."""
+"""Takes in a model: a checkpoint's folder, an archive of one, or one ONNX file, told apart by content."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,6 +31,8 @@ def take(options: Mapping[str, Any], source: Sequence[Path], out: Path) -> Json:
     (path,) = source
     files = out / "files"
     files.mkdir()
+    if path.is_dir():
+        return _take_folder(path, files, options)
     if not path.stat().st_size:
         raise refusal(InvalidData, "the file is empty", _FIX)
     return (_take_folder if archive.kind(path) else _take_onnx)(path, files, options)
@@ -45,7 +47,10 @@ def _take_folder(path: Path, files: Path, options: Mapping[str, Any]) -> Json:
             )
     unpacked = files.with_name("unpacked")
     unpacked.mkdir()
-    archive.extract(path, unpacked, archive.Limits(**options["limits"]))
+    if path.is_dir():
+        _link(path, unpacked)
+    else:
+        archive.extract(path, unpacked, archive.Limits(**options["limits"]))
     folder = _inner(unpacked)
     kept = checkpoint_folder.check_files(folder)
     documents = checkpoint_folder.read_documents(kept)
@@ -70,6 +75,14 @@ def _take_folder(path: Path, files: Path, options: Mapping[str, Any]) -> Json:
             f"Left out: {names}. The weights are those in safetensors; an .onnx is imported by itself."
         )
     return {"task": task.kind, **answer}
+
+
+def _link(folder: Path, unpacked: Path) -> None:
+    """The same files, which stay where they are, too."""
+    for path in folder.iterdir():
+        if not path.is_file() or path.is_symlink():
+            raise refusal(UnsafeFormat, "the folder holds more than plain files", _FIX)
+        (unpacked / path.name).hardlink_to(path)
 
 
 def _inner(folder: Path) -> Path:

@@ -103,8 +103,11 @@ def prepare(
     return Prepared(digest=digest, files=stored, profile=profile)
 
 
-def create(session: Session, project_id: str, name: str, prepared: Prepared) -> tuple[Dataset, bool]:
-    """The name's next version, or the one that has this content already; whether it is new."""
+def create(
+    session: Session, project_id: str, name: str, prepared: Prepared, source: str | None = None
+) -> tuple[Dataset, bool]:
+    """The name's next version, or the one that has this content already; whether it is new. source: where it
+    was fetched from."""
     counter = _counter(session, project_id, name)
     if known := session.scalar(_named(project_id, name).where(Dataset.digest == prepared.digest)):
         return known, False
@@ -121,6 +124,7 @@ def create(session: Session, project_id: str, name: str, prepared: Prepared) -> 
         size=size,
         files={split: file.model_dump() for split, file in prepared.files.items()},
         profile=prepared.profile.model_dump(mode="json"),
+        source=source,
     )
     session.add(dataset)
     session.flush()

@@ -58,17 +58,27 @@ class _Found(Frozen):
 
 def take_in(parts: Parts, project_id: str, order: Order, file: Path, out: Path) -> Imported:
     """file: the upload. out: an empty folder for what comes out of it. Raises Invalid."""
-    options = order.model_dump(exclude={"name", "alias"})
+    checkpoint, warnings = prepare(parts, order, file, out)
+    with parts.sessions.write() as session:
+        version, new = models.add(session, project_id, order.name, checkpoint, order.alias)
+        return Imported(models.entry(session, version), new, warnings)
+
+
+def prepare(
+    parts: Parts, order: Order, file: Path, out: Path, source: str | None = None
+) -> tuple[Checkpoint, list[str]]:
+    """A checkpoint whose files are stored and which has no row yet, and its warnings. file: an upload, or the
+    folder of a checkpoint. source: where it was fetched from. Raises Invalid."""
+    fields = ("task", "labels", "preprocessing", "output", "output_kind")
+    options = {field: getattr(order, field) for field in fields}
     found = parse(
         _Found, intake.run(parts.settings, "model", [file], options, out), "The upload cannot be used"
     )
     _check_files(found, out / "files")
     files = [_store(parts, path) for path in sorted((out / "files").iterdir())]
     content = found.model_dump(mode="json", exclude={"warnings"})
-    checkpoint = Checkpoint(source="import", files=files, **content)
-    with parts.sessions.write() as session:
-        version, new = models.add(session, project_id, order.name, checkpoint, order.alias)
-        return Imported(models.entry(session, version), new, found.warnings)
+    lineage = {} if source is None else {"source": source}
+    return Checkpoint(source="import", files=files, lineage=lineage, **content), found.warnings
 
 
 def _check_files(found: _Found, folder: Path) -> None:

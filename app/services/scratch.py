@@ -13,7 +13,7 @@ from app.ports.parts import Parts
 from app.settings import Settings
 
 STALE_S = 86_400.0  # so long nothing in use goes untouched, but for an attempt's folder
-_PLACES = ("upload-*", "jobs/*", "served/*", "outgoing/*")
+_PLACES = ("upload-*", "jobs/*", "served/*", "outgoing/*", "imports/*")
 
 log = structlog.get_logger()
 

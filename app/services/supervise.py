@@ -19,6 +19,7 @@ from app.services import claims, jobs, scratch, sweep_steps, workers
 from app.services.attempt_process import Attempt
 from app.services.claims import Room
 from app.services.layers import Surveyor
+from app.services.porter import Porters
 from app.services.workplace import Workplace
 
 EVERYWHERE = Room.of(("cpu", "cuda"), MOST_DEVICES)
@@ -134,10 +135,12 @@ class Supervisor:
             for slot in range(place.slots)
         ]
         self._surveyor = Surveyor(parts)
+        self._porters = Porters(parts)
 
     def start(self) -> None:
         self._bell.set()  # there may be work from before
         self._surveyor.start()
+        self._porters.start()
         for slot in self._slots:
             slot.start()
 
@@ -145,6 +148,7 @@ class Supervisor:
         """Claims nothing more, and asks running jobs to save a checkpoint and go."""
         self._stopping.set()
         self._surveyor.stop()
+        self._porters.stop()
         self._bell.set()
 
     def stop(self, timeout_s: float = 30.0) -> None:
