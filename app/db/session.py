@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, exc, make_url
 from sqlalchemy.orm import Session
 
 WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)  # older WAL can corrupt with several writers
@@ -36,6 +36,11 @@ class Sessions:
         """One transaction; on SQLite it takes the write lock at once, so that writers queue up."""
         with Session(self._write, expire_on_commit=False) as session, session.begin():
             yield session
+
+    def in_use(self) -> int:
+        """Connections that somebody works with now."""
+        pool = self.engine.pool
+        return pool.checkedout() if isinstance(pool, QueuePool) else 0
 
     def close(self) -> None:
         self.engine.dispose()

@@ -40,6 +40,8 @@ class Stored(Blob):
 
 
 class Blobs(Protocol):
+    failures: int  # calls that the store did not answer, since this was made
+
     def put(self, chunks: Iterable[bytes]) -> Blob:
         """Stores the bytes; they become visible all at once. Storing the same bytes again makes them young
         and changes nothing else."""
@@ -111,6 +113,7 @@ class ObjectBlobs:
     def __init__(self, store: "ObjectStore", scratch: Path) -> None:
         self._store = store
         self._scratch = scratch
+        self.failures = 0
 
     def put(self, chunks: Iterable[bytes]) -> Blob:
         digest, size = hashlib.sha256(), 0
@@ -131,7 +134,7 @@ class ObjectBlobs:
 
     def size(self, sha256: str) -> int | None:
         try:
-            with _outages():
+            with self._outages():
                 return self._store.head(_key(sha256))["size"]
         except FileNotFoundError:
             return None
@@ -157,28 +160,28 @@ class ObjectBlobs:
                 Path(file.name).unlink(missing_ok=True)
 
     def all(self) -> Iterator[Stored]:
-        with _outages():
+        with self._outages():
             for found in chain.from_iterable(self._store.list("sha256")):
                 name = found["path"].rpartition("/")[2]
                 if _DIGEST.fullmatch(name):
                     yield Stored(name, found["size"], found["last_modified"])
 
     def remove(self, sha256: str, put_before: datetime) -> bool:
-        with _outages(), suppress(FileNotFoundError):
+        with self._outages(), suppress(FileNotFoundError):
             if self._store.head(_key(sha256))["last_modified"] < put_before:
                 self._store.delete(_key(sha256))
                 return True
         return False
 
     def check(self) -> None:
-        with _outages():
+        with self._outages():
             next(iter(self._store.list("sha256/00", chunk_size=1)), None)
 
     def _publish(self, spooled: "IO[bytes]", blob: Blob) -> None:
         from obstore.exceptions import AlreadyExistsError
 
         key = _key(blob.sha256)
-        with _outages():
+        with self._outages():
             if blob.size > PART:
                 if not self._is_young(blob):
                     self._store.put(key, Path(spooled.name), chunk_size=PART, max_concurrency=4)
@@ -201,9 +204,21 @@ class ObjectBlobs:
 
     def _pieces(self, key: str, start: int, end: int) -> Iterator[bytes]:
         for position in range(start, end, CHUNK):
-            with _outages():
+            with self._outages():
                 piece = self._store.get_range(key, start=position, end=min(position + CHUNK, end))
             yield bytes(piece)
+
+    @contextmanager
+    def _outages(self) -> Iterator[None]:
+        """What the store says of its own troubles names hosts and paths; a user hears that it is away."""
+        from obstore.exceptions import BaseError
+
+        try:
+            yield
+        except BaseError as error:
+            self.failures += 1
+            detail = "The object store did not answer; try again in a moment."
+            raise Unavailable(detail, retry_after_s=5) from error
 
 
 class FileBlobs(ObjectBlobs):
@@ -236,15 +251,3 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextmanager
-def _outages() -> Iterator[None]:
-    """What the store says of its own troubles names hosts and paths; a user hears that it is away."""
-    from obstore.exceptions import BaseError
-
-    try:
-        yield
-    except BaseError as error:
-        detail = "The object store did not answer; try again in a moment."
-        raise Unavailable(detail, retry_after_s=5) from error

@@ -20,7 +20,7 @@ from app.db.dialect import db_now, now
 from app.db.ids import new_id
 from app.db.tables import Delivery, Webhook
 from app.errors import NotFound, StateConflict, shown
-from app.services import webhooks
+from app.services import tallies, webhooks
 
 WAITS_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)  # of the specification
 ALONE_S = 60.0  # that a sender is left alone with a delivery
@@ -97,6 +97,7 @@ def record(session: Session, letter: Letter, reply: Reply) -> None:
         session.flush()
         session.execute(update(Delivery).where(Delivery.id == row.id).values(available_at=db_now(wait_s)))
     session.flush()
+    tallies.add(session, [("deliveries", "refused" if row.status == "pending" else row.status, None)])
 
 
 def list_(

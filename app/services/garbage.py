@@ -21,6 +21,7 @@ from app.db.tables import Base, Chore, Condemned, Delivery, Job, JobCheckpoint, 
 from app.errors import NotFound
 from app.ports.blobs import Blobs
 from app.ports.parts import Parts
+from app.services import tallies
 from app.settings import Settings
 
 EVERY_S = 3_600.0
@@ -78,9 +79,14 @@ def collect(parts: Parts) -> int:
     for sha256 in lists:
         named.update(_named_in(parts.blobs, sha256))
     old = moment - GRACE
-    spare = {one.sha256 for one in parts.blobs.all() if one.sha256 not in named and one.put_at < old}
+    spare, count, size = set(), 0, 0
+    for one in parts.blobs.all():
+        count, size = count + 1, size + one.size
+        if one.sha256 not in named and one.put_at < old:
+            spare.add(one.sha256)
     with parts.sessions.write() as session:
         doomed = _condemn(session, spare, old)
+        tallies.note_stored(session, count, size)
     gone = sum(parts.blobs.remove(sha256, old) for sha256 in doomed)
     log.info("garbage collected", unreferenced=len(spare), removed=gone)
     return gone

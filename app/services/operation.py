@@ -13,6 +13,7 @@ from sqlalchemy import case, func, literal, select
 from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
+from app.db.session import OUTAGES, Sessions
 from app.db.tables import Delivery, Event, Import, Job, Outbox, Worker
 from app.services import tallies
 from app.services.tallies import Sum
@@ -44,6 +45,15 @@ class Operation:
     deliveries: Line
     imports: Mapping[str, int]
     happened: Mapping[str, Mapping[str, Sum]]
+
+
+def look_if_there(sessions: Sessions) -> Operation | None:
+    """None: the database does not answer."""
+    try:
+        with sessions.read() as session:
+            return look(session)
+    except OUTAGES:
+        return None
 
 
 def look(session: Session) -> Operation:

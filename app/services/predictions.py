@@ -12,7 +12,7 @@ from app.catalog.base import Task
 from app.catalog.spec import TASKS
 from app.db.tables import Model, ModelVersion
 from app.errors import Fault, InvalidData, ModelNotReady, NotFound, UnknownReference, shown
-from app.ports.predictor import Predictor
+from app.ports.predictor import Answering
 from app.services import models
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ _NEAR = "Send values like those of the training data."
 class Student:
     """What answering takes of a model version. name: NAME@VERSION, whatever the reference said."""
 
+    version_id: str
     name: str
     sha256: str  # of its ONNX file
     task: Task
@@ -58,7 +59,7 @@ def find(session: Session, project_id: str, reference: str) -> Student:
 
 
 def answer(
-    student: Student, predictor: Predictor, rows: Sequence[Any], *, top_k: int, where: str = "/inputs"
+    student: Student, predictor: Answering, rows: Sequence[Any], *, top_k: int, where: str = "/inputs"
 ) -> list[dict[str, Any]]:
     """One answer a row, in order. where: the JSON pointer under which the rows stand in the request.
 
@@ -84,6 +85,7 @@ def _student(session: Session, version_id: str) -> Student:
     version = session.get_one(ModelVersion, version_id)
     task = TASKS[version.task](kind=version.task)
     return Student(
+        version_id=version_id,
         name=f"{session.get_one(Model, version.model_id).name}@{version.version}",
         sha256=_onnx_file(version),
         task=task,

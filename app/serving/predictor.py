@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from app.errors import ModelNotReady, StillhouseError
+from app.ports.predictor import Counts, Held
 from app.serving.student import OnnxStudent
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class OnnxPredictor:
     ) -> None:
         self._blobs, self._folder, self._budget, self._threads = blobs, folder, budget_bytes, threads
         self._clock = clock
+        self.counts = Counts()
         self._lock = Lock()
         self._seats: OrderedDict[str, _Seat] = OrderedDict()  # the least recently used first
 
@@ -74,6 +76,11 @@ class OnnxPredictor:
 
     def opened(self, sha256: str, open_bytes: Callable[[bytes], Any]) -> Any:
         return self._taken(sha256, lambda path: open_bytes(path.read_bytes()), BYTES_PER_TOKENIZER_BYTE)
+
+    def held(self) -> Held:
+        with self._lock:
+            full = [seat.bytes for seat in self._seats.values() if seat.content is not None]
+        return Held(len(full), sum(full))
 
     def close(self) -> None:
         with self._lock:
@@ -88,6 +95,7 @@ class OnnxPredictor:
             seat = self._seats.setdefault(sha256, _Seat(factor))
             self._seats.move_to_end(sha256)
         if seat.content is not None:
+            self.counts.hits += 1
             return seat.content
         with seat.loading:
             return seat.content or self._load(sha256, seat, open_file)
@@ -99,11 +107,13 @@ class OnnxPredictor:
         try:
             seat.content = self._fetch_and_open(sha256, seat, open_file)
         except (StillhouseError, OSError) as error:
+            self.counts.failures += 1
             log.warning("model_load_failed", sha256=sha256, error=repr(error))
             ours = isinstance(error, ModelNotReady)
             seat.failure = str(error) if ours else "The student's exported file cannot be fetched; try again."
             seat.bytes, seat.retry_at = 0, self._clock() + FAILURE_KEPT_S
             raise ModelNotReady(seat.failure, retry_after_s=math.ceil(FAILURE_KEPT_S)) from error
+        self.counts.loads += 1
         self._make_room(seat)
         return seat.content
 
@@ -133,3 +143,4 @@ class OnnxPredictor:
                     return
                 if other is not seat and other.content is not None:
                     taken -= self._seats.pop(sha256).bytes
+                    self.counts.evictions += 1
