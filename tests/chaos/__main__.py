@@ -19,7 +19,7 @@ def main() -> int:
     parser.add_argument("--faults", type=int, default=100)
     parser.add_argument("--seed", type=int, default=secrets.randbelow(10**9))
     parser.add_argument("--stack", choices=[*runner.STACKS, "both"], default="both")
-    parser.add_argument("--only", help="the name of one fault")
+    parser.add_argument("--only", action="append", default=[], help="the name of a fault; several times")
     parser.add_argument("--depth", type=int, default=6, help="jobs that wait or run at any time")
     parser.add_argument("--true", type=float, default=0.0, help="share of jobs for the real worker")
     parser.add_argument("--keep", type=Path, help="an empty folder that stays, with the logs")

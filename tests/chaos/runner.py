@@ -60,11 +60,12 @@ class _Blow:
 
 @dataclass
 class _Fight:
-    """What the gremlins share. due: how many faults are still to happen."""
+    """What the gremlins share. due: how many faults are still to happen, of chance unless there is a plan."""
 
     stack: Stack
     faults: Sequence[Named]
     due: int
+    plan: list[Named]
     lock: threading.Lock = field(default_factory=threading.Lock)
     blows: list[_Blow] = field(default_factory=list)
     errors: list[BaseException] = field(default_factory=list)
@@ -78,13 +79,17 @@ def run(
     seed: int,
     depth: int = 6,
     true: float = 0.0,
-    only: str | None = None,
+    only: Sequence[str] = (),
+    plan: Sequence[str] = (),
     gremlins: int = GREMLINS,
     prepare: Callable[[Stack], dict[str, Any]] | None = None,
 ) -> Result:
-    """prepare: makes the order of the jobs that the real worker does, a share `true` of all."""
+    """only: names of faults to choose from. plan: names of faults, one after the other, instead of chance.
+
+    prepare: makes the order of the jobs that the real worker does, a share `true` of all."""
     make, known = STACKS[kind]
-    chosen = [fault for fault in known if only is None or fault.name == only]
+    named = {fault.name: fault for fault in known}
+    chosen = [fault for fault in known if not only or fault.name in only]
     begun = time.monotonic()
     with make(folder) as stack:
         client = Client(stack, seed, depth=depth, true=true)
@@ -93,7 +98,7 @@ def run(
         client.start()
         watching.start()
         deaths: Counter[str] = Counter()
-        fight = _Fight(stack, chosen, faults)
+        fight = _Fight(stack, chosen, faults, [named[name] for name in reversed(plan)])
         over = threading.Event()
         nurse = threading.Thread(target=_nurse, args=(stack, over, deaths), daemon=True)
         nurse.start()
@@ -163,7 +168,7 @@ def _gremlin(fight: _Fight, chance: random.Random) -> None:
     try:
         while _take(fight):
             time.sleep(chance.uniform(*PAUSE_S))
-            fault = chance.choices(fight.faults, [one.weight for one in fight.faults])[0]
+            fault = _next(fight, chance)
             at = time.time()
             happened = fault.act(fight.stack, chance)
             with fight.lock:
@@ -174,6 +179,13 @@ def _gremlin(fight: _Fight, chance: random.Random) -> None:
     except BaseException as error:  # noqa: BLE001 - the run ends with it
         fight.errors.append(error)
         fight.due = 0
+
+
+def _next(fight: _Fight, chance: random.Random) -> Named:
+    with fight.lock:
+        if fight.plan:
+            return fight.plan.pop()
+    return chance.choices(fight.faults, [one.weight for one in fight.faults])[0]
 
 
 def _take(fight: _Fight) -> bool:

@@ -40,8 +40,13 @@ def play(scene: Scene, folder: Path, sabotage: str = "") -> list[Violation]:
     """What the checker says of it. sabotage: none for the sound build."""
     marks = folder / "marks"
     marks.mkdir(parents=True)
-    changes = {"CHAOS_SABOTAGE": sabotage, "STILLHOUSE_FAILPOINT": scene.failpoint, **scene.changes}
-    with embedded(folder, scene.servers, STILLHOUSE_FAILPOINT_ONCE=str(marks), **changes) as stack:
+    changes = {
+        "CHAOS_SABOTAGE": sabotage,
+        "STILLHOUSE_FAILPOINT": scene.failpoint,
+        "STILLHOUSE_FAILPOINT_ONCE": str(marks),
+        **scene.changes,
+    }
+    with embedded(folder, changes, servers_count=scene.servers) as stack:
         client = Client(stack, 0, depth=0)
         watching = Observer(stack, client)
         watching.start()

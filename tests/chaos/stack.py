@@ -5,7 +5,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ DISK_MB = 48
 LEASE_S = 3.0
 POLL_S = 0.3
 ROWS = b"rows of a drill" * 100
+_migrating = threading.Lock()  # alembic knows one database at a time
 
 
 @dataclass
@@ -52,7 +54,9 @@ class Stack:
 
 
 @contextmanager
-def embedded(folder: Path, servers_count: int = 1, **changes: str) -> Iterator[Stack]:
+def embedded(
+    folder: Path, changes: Mapping[str, str] | None = None, *, servers_count: int = 1
+) -> Iterator[Stack]:
     """SQLite, files, the local queue. Several servers may share the file, and take over from each other.
 
     changes: of the environment.
@@ -61,8 +65,10 @@ def embedded(folder: Path, servers_count: int = 1, **changes: str) -> Iterator[S
         disk = stack.enter_context(_small_disk(folder / "disk"))
         home = disk or folder
         url = f"sqlite:///{home}/stillhouse.db"
-        upgrade(url)
-        environment = _environment(folder, home, database_url=url, blobs_url=f"file://{home}/blobs") | changes
+        with _migrating:
+            upgrade(url)
+        environment = _environment(folder, home, database_url=url, blobs_url=f"file://{home}/blobs")
+        environment |= changes or {}
         ports = [servers.free_port() for _ in range(servers_count)]
         apis = [_api(folder, port, environment) for port in ports]
         stack.enter_context(running(apis))
@@ -76,7 +82,9 @@ def embedded(folder: Path, servers_count: int = 1, **changes: str) -> Iterator[S
 
 
 @contextmanager
-def production(folder: Path, workers: int = 2, **changes: str) -> Iterator[Stack]:
+def production(
+    folder: Path, changes: Mapping[str, str] | None = None, *, workers: int = 2
+) -> Iterator[Stack]:
     """Postgres with fsync, Valkey, S3 behind a proxy, Celery workers."""
     with ExitStack() as stack:
         disk = stack.enter_context(_small_disk(folder / "disk"))
@@ -87,7 +95,8 @@ def production(folder: Path, workers: int = 2, **changes: str) -> Iterator[Stack
         stack.enter_context(running([postgres, valkey]))
         _execute(direct_url, "CREATE DATABASE chaos")
         direct_url = direct_url.removesuffix("/postgres") + "/chaos"
-        upgrade(direct_url)
+        with _migrating:
+            upgrade(direct_url)
         proxies = {
             "s3": stack.enter_context(Proxy(("127.0.0.1", _port(s3.environment["AWS_ENDPOINT_URL"])))),
             "postgres": stack.enter_context(Proxy(("127.0.0.1", _port(direct_url.rpartition("/")[0])))),
@@ -105,7 +114,7 @@ def production(folder: Path, workers: int = 2, **changes: str) -> Iterator[Stack
                 queue_url=valkey_url,
             ),
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{proxies['s3'].port}",
-            **changes,
+            **(changes or {}),
         }
         port = servers.free_port()
         api = _api(folder, port, environment)
