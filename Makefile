@@ -36,6 +36,10 @@ check: setup ## lint, format, types and the floors of the house
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
+FAULTS ?= 100
+chaos: setup ## kill, stall and fill everything, FAULTS=100 times; then look whether anything was lost
+	@$(BIN)/python -m tests.chaos --faults $(FAULTS) --true $${TRUE:-0.05} $(if $(SEED),--seed $(SEED)) $(CHAOS)
+
 docs: setup ## docs/losses.md, from the catalog and the runs of reference implementations
 	@$(BIN)/python -m tests.catalog.losses_table
 
