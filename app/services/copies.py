@@ -60,6 +60,7 @@ def _again(session: Session, project_id: str, job_id: str) -> Job:
         parent_id=old.id,
         checkpoint_manifest=old.checkpoint_manifest,
         checkpoint_step=old.checkpoint_step,
+        adjustments=old.adjustments,
         artifacts=old.artifacts,
     )
     checkpoints.inherit(session, old.id, job.id)

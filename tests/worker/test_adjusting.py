@@ -20,9 +20,10 @@ from app.catalog.losses.cross_entropy import CrossEntropy
 from app.catalog.spec import PinnedData, PinnedModel, Training
 from app.db.tables import Job
 from app.errors import NumericDivergence, OutOfMemory
+from app.services import claims, copies, jobs, wishes
 from tests.worker.classroom import Notes, inputs, learner
 from tests.worker.test_checkpoint import attempt, came_to, finished, kept, told
-from tests.worker.workshop import DIGITS, Stop, Workshop, digits, order, table
+from tests.worker.workshop import DIGITS, PROJECT, Stop, Workshop, digits, order, table
 from worker.engine import export
 from worker.engine.adjusting import Adjustments
 from worker.engine.checkpoint import Pace
@@ -97,10 +98,10 @@ def test_a_loss_that_breaks_a_third_time_fails_the_job(
     assert workshop.look(job).adjustments == {"lr_halvings": 2}
 
 
-def test_it_goes_back_to_the_last_checkpoint_and_a_later_attempt_keeps_the_lower_rate(
+def test_it_goes_back_to_the_last_checkpoint_and_later_attempts_keep_the_lower_rate(
     workshop: Workshop, taken: tuple[PinnedModel, PinnedData], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed after it went back, it comes to what it would have come to."""
+    """Killed after it went back, it comes to what it would have come to, as does a job that retries it."""
     resolved, steps = order([taken[0]], taken[1], spec=spec(lr=0.8)), list[int]()
     step = JobWatch.step
 
@@ -121,6 +122,18 @@ def test_it_goes_back_to_the_last_checkpoint_and_a_later_attempt_keeps_the_lower
     ended = attempt(workshop, job)
     assert ended.adjustments == {"lr_halvings": 1}
     assert came_to(workshop, ended) == came_to(workshop, straight)
+
+    steps.clear()
+    job = attempt(workshop, workshop.submit(resolved), kill_at=back + 5)
+    with workshop.parts.sessions.write() as session:
+        jobs.yield_(session, job.id, job.attempt)
+        wishes.cancel(session, PROJECT, job.id, "discard")
+    with workshop.parts.sessions.write() as session:
+        copies.retry(session, PROJECT, job.id)
+    with workshop.parts.sessions.write() as session:
+        heir = claims.claim(session, "test", ("cpu",), 600.0)
+    assert heir is not None
+    assert came_to(workshop, attempt(workshop, heir))["weights"] == came_to(workshop, straight)["weights"]
 
 
 def test_a_place_from_which_a_loss_broke_twice_is_not_gone_back_to(
