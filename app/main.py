@@ -31,11 +31,11 @@ from app.services.garbage import Collector
 from app.services.meter import Meter
 from app.services.supervise import Lookout, Supervisor
 from app.services.watch import Watcher
+from app.services.workplace import Workplace
 from app.settings import Settings
 from app.wiring import assemble, database_url
 
-GOODBYE_S = 20.0  # for running jobs to hand themselves back
-from app.services.workplace import Workplace
+GOODBYE_S = 24.0  # for running jobs to hand themselves back, once the last requests are answered
 _DESCRIPTION = (
     "Distillation as a service: a teacher checkpoint, data and a student architecture go in, a small model "
     "that you own comes out, proven and served. Errors are problem details (RFC 9457) with the pointer to "
@@ -100,6 +100,7 @@ async def _lifespan(application: FastAPI, settings: Settings) -> AsyncIterator[N
         meter = application.state.meter = Meter(parts)
         meter.start()
         stack.push_async_callback(run_in_threadpool, meter.stop)
+        application.state.leave = lambda: None
         watcher = application.state.watcher = Watcher(parts.sessions)
         application.state.board = JobBoard(parts, watcher)
         await watcher.start()
@@ -115,6 +116,7 @@ async def _lifespan(application: FastAPI, settings: Settings) -> AsyncIterator[N
         if local and place:
             supervisor = Supervisor(parts, place, local.bell)
             supervisor.start()
+            application.state.leave = supervisor.leave
             stack.push_async_callback(run_in_threadpool, supervisor.stop, GOODBYE_S)
         yield
 
