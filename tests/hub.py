@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
-LARGE = (".safetensors", ".parquet", ".zip", ".bin")
+LARGE = (".safetensors", ".parquet", ".csv", ".zip", ".bin")
 CHUNK = 16 * 1024
 
 

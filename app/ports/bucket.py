@@ -116,7 +116,7 @@ def _troubles(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (FileNotFoundError, NotFoundError, InvalidPathError):
+    except (FileNotFoundError, NotFoundError, InvalidPathError, ValueError):  # obstore's word for bad keys
         raise UnknownSource(f"The connection {name} has nothing under this key any more.") from None
     except (PermissionError, PermissionDeniedError, UnauthenticatedError):
         raise SourceForbidden(

@@ -26,7 +26,17 @@ from app.errors import (
 )
 from app.ports.origin import Origin
 from app.ports.parts import Parts
-from app.services import datasets, import_leases, import_orders, imports, models, picking, scratch, sources
+from app.services import (
+    datasets,
+    import_leases,
+    import_orders,
+    imports,
+    models,
+    picking,
+    quotas,
+    scratch,
+    sources,
+)
 from app.services.datasets import UploadedFile
 from app.services.fetching import Fetch
 from app.services.import_keeper import Keeper
@@ -79,14 +89,14 @@ def serve(parts: Parts, stopping: threading.Event) -> None:
             one = import_leases.claim(session, parts.settings.lease_s)
         if one is not None:
             with structlog.contextvars.bound_contextvars(import_id=one.id, attempt=one.attempt):
-                _Carriage(parts, one, stopping).run()
+                Carriage(parts, one, stopping).run()
 
 
 class _Stopped(Exception):
     """This worker leaves."""
 
 
-class _Carriage:
+class Carriage:
     """One attempt at one import."""
 
     def __init__(self, parts: Parts, one: Import, stopping: threading.Event) -> None:
@@ -106,8 +116,10 @@ class _Carriage:
         except LeaseLost:
             log.info("import is over")  # cancelled, or another attempt has it
         except _Stopped:
+            self._tell()
             self._write(import_leases.hand_back)
         except (Unavailable, OSError) as error:
+            self._tell()
             self._put_off(error)
         except StillhouseError as error:
             log.info("import failed", code=error.code)
@@ -154,6 +166,7 @@ class _Carriage:
             raise PayloadTooLarge(f"The source's files have {total:,} bytes; {limit:,} is the limit.")
         kept = _PICKS.dump_python(picks, mode="json")
         with self._parts.sessions.write() as session:
+            quotas.admit_bytes(session, self._one.project_id, total)
             import_leases.settle(session, *self._key, pinned=pinned, files=kept, total=total)
         return pinned, picks
 
@@ -219,6 +232,11 @@ class _Carriage:
         wait_s = max(wait_s, error.retry_after_s or 0)
         log.info("import put off", code=error.code, wait_s=wait_s)
         self._write(partial(import_leases.release, error=error, wait_s=wait_s))
+
+    def _tell(self) -> None:
+        """How far it has come, for bytes that came make up for tries."""
+        with suppress(LeaseLost):
+            self._keeper.renew()
 
     def _write(self, change: Callable[[Session, str, int], object]) -> None:
         with suppress(LeaseLost), self._parts.sessions.write() as session:
