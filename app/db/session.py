@@ -1,6 +1,7 @@
 """The engine, and the two ways to open a session: `read()` and `write()`."""
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,17 @@ BUSY_TIMEOUT_MS = 30_000
 POOL: dict[str, Any] = {"pool_size": 16, "max_overflow": 32}  # more than the 40 threads that answer requests
 
 
+RETRY_S = 0.5
 OUTAGES = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)  # when the database does not answer
 
 
 class Sessions:
-    """Opens sessions on one database. `write()` commits when its block ends well, else it rolls back."""
+    """Opens sessions on one database. `write()` commits when its block ends well, else it rolls back.
+
+    patience_s: how long a session waits for a database that is away before it opens.
+    """
+
+    patience_s = 0.0
 
     def __init__(self, url: str) -> None:
         self.engine = _sqlite_engine(url) if url.startswith("sqlite") else create_engine(url, **POOL)
@@ -28,12 +35,14 @@ class Sessions:
     @contextmanager
     def read(self) -> Iterator[Session]:
         """A snapshot to look at; what is changed in it is thrown away."""
+        self._wait()
         with Session(self._read, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """One transaction; on SQLite it takes the write lock at once, so that writers queue up."""
+        self._wait()
         with Session(self._write, expire_on_commit=False) as session, session.begin():
             yield session
 
@@ -44,6 +53,19 @@ class Sessions:
 
     def close(self) -> None:
         self.engine.dispose()
+
+    def _wait(self) -> None:
+        """Until the database answers. A connection that it has dropped is found out here, too."""
+        until = time.monotonic() + self.patience_s
+        while self.patience_s:
+            try:
+                with self._read.connect() as connection:
+                    connection.exec_driver_sql("SELECT 1")
+                return
+            except OUTAGES:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(RETRY_S)
 
 
 def _sqlite_engine(url: str) -> Engine:
