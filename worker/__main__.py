@@ -125,7 +125,7 @@ def _excuse(error: Exception) -> int | None:
         return LEASE_LOST
     if isinstance(error, (Unavailable, *OUTAGES)):
         return AWAY
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return NO_ROOM
     return None
 

@@ -88,6 +88,7 @@ class CeleryQueue:
 
 BROKER_MANNERS = {
     "accept_content": ["json"],
+    "broker_connection_max_retries": None,  # a broker that is away for an hour must not end the workers
     "broker_connection_retry_on_startup": True,
     "broker_transport_options": {
         "socket_timeout": 10.0,
