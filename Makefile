@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test check docs bench worker migrate constraints
+.PHONY: help setup run demo test chaos check docs bench worker migrate constraints
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
