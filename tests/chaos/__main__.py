@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.chaos import runner
 from tests.chaos.checker import DOUBLED, LOST, WRONG
 from tests.chaos.runner import Result
+from tests.chaos.scenes import SCENES, play
 
 
 def main() -> int:
@@ -23,7 +24,12 @@ def main() -> int:
     parser.add_argument("--depth", type=int, default=6, help="jobs that wait or run at any time")
     parser.add_argument("--true", type=float, default=0.0, help="share of jobs for the real worker")
     parser.add_argument("--keep", type=Path, help="an empty folder that stays, with the logs")
+    parser.add_argument(
+        "--prove", action="store_true", help="play the sabotages and their sound twins instead"
+    )
     given = parser.parse_args()
+    if given.prove:
+        return _prove()
     kinds = list(runner.STACKS) if given.stack == "both" else [given.stack]
     print(f"seed {given.seed}", flush=True)
     results = []
@@ -36,6 +42,20 @@ def main() -> int:
     print()
     _tell("all", results)
     return int(any(result.violations for result in results))
+
+
+def _prove() -> int:
+    """Each scene on the build that lacks its protection, and on the sound one."""
+    wrong = 0
+    for name, scene in SCENES.items():
+        for sabotage in (name, ""):
+            with runner.scratch() as folder:
+                rules = {violation.rule for violation in play(scene, Path(folder) / name, sabotage)}
+            as_promised = bool(rules & scene.rules) if sabotage else not rules
+            wrong += not as_promised
+            build = "sabotaged" if sabotage else "sound"
+            print(f"{name:22}{build:12}{'ok ' if as_promised else 'NOT'} {sorted(rules)}", flush=True)
+    return int(wrong > 0)
 
 
 def _run(kind: str, folder: Path, faults: int, given: argparse.Namespace) -> Result:

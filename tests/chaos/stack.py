@@ -23,6 +23,7 @@ from tests import orders, servers
 from tests.chaos.processes import Process, running
 from tests.chaos.proxy import Proxy
 
+ROOT = Path(__file__).parents[2]
 DRILL = Path(__file__).parent / "drill"
 DISK_MB = 48
 LEASE_S = 3.0
@@ -83,9 +84,12 @@ def embedded(
 
 @contextmanager
 def production(
-    folder: Path, changes: Mapping[str, str] | None = None, *, workers: int = 2
+    folder: Path, changes: Mapping[str, str] | None = None, *, workers: int = 2, place: Path = DRILL
 ) -> Iterator[Stack]:
-    """Postgres with fsync, Valkey, S3 behind a proxy, Celery workers."""
+    """Postgres with fsync, Valkey, S3 behind a proxy, Celery workers.
+
+    place: where servers are started, and so which worker they find: the drills' one, or in ROOT the real one.
+    """
     with ExitStack() as stack:
         disk = stack.enter_context(_small_disk(folder / "disk"))
         postgres, direct_url = _postgres(folder / "postgres")
@@ -117,8 +121,8 @@ def production(
             **(changes or {}),
         }
         port = servers.free_port()
-        api = _api(folder, port, environment)
-        supervisors = [_worker(folder, number, environment) for number in range(workers)]
+        api = _api(folder, port, environment, place)
+        supervisors = [_worker(folder, number, environment, place) for number in range(workers)]
         stack.enter_context(running([api, *supervisors]))
         sessions = Sessions(direct_url)
         stack.callback(sessions.close)
@@ -150,23 +154,23 @@ def _environment(folder: Path, home: Path, **urls: str) -> dict[str, str]:
     }
 
 
-def _api(folder: Path, port: int, environment: dict[str, str]) -> Process:
+def _api(folder: Path, port: int, environment: dict[str, str], place: Path = DRILL) -> Process:
     return Process(
         f"api-{port}",
-        [sys.executable, "-m", "worker.api"],
+        [sys.executable, "-m", "worker.api" if place == DRILL else "app"],
         folder / f"api-{port}.log",
         lambda: httpx.get(f"{_url(port)}/readyz", timeout=5).raise_for_status(),
         environment=environment | {"STILLHOUSE_PORT": str(port)},
-        cwd=DRILL,
+        cwd=place,
     )
 
 
-def _worker(folder: Path, number: int, environment: dict[str, str]) -> Process:
+def _worker(folder: Path, number: int, environment: dict[str, str], place: Path) -> Process:
     name, log = f"worker-{number}", folder / f"worker-{number}.log"
     log.touch()
     command = [sys.executable, "-m", "celery", "--app", "worker.celery", "worker", "--pool", "threads"]
     command += ["--concurrency", "2", "--without-gossip", "--without-mingle", "--hostname", name]
-    return Process(name, command, log, lambda: None, environment=environment, cwd=DRILL)
+    return Process(name, command, log, lambda: None, environment=environment, cwd=place)
 
 
 def _postgres(folder: Path) -> tuple[Process, str]:
