@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup run demo test chaos check docs bench worker migrate constraints
+.PHONY: fuzz hostile help setup run demo test chaos check docs bench worker migrate constraints
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
@@ -45,6 +45,12 @@ docs: setup ## docs/losses.md, from the catalog and the runs of reference implem
 
 bench: setup ## the figures of the README, one script a claim
 	@for script in benchmarks/*.py; do $(BIN)/python $$script || exit; done
+
+fuzz: setup ## draw requests from a grammar and look at every answer; REQUESTS=100000, SEED=5
+	@$(BIN)/python -m tests.fuzz $${REQUESTS:-100000} $(SEED)
+
+hostile: setup ## every hostile file through the API
+	@$(BIN)/python -m tests.hostile
 
 worker: setup ## a worker for STILLHOUSE_QUEUE_URL=redis://...
 	@$(BIN)/celery --app worker.celery worker --pool threads --without-gossip --without-mingle
