@@ -28,7 +28,7 @@ from app.services.transitions import (
     owner_row,
 )
 
-BACKOFF_S = 5.0  # doubled with each attempt that got no further
+BACKOFF_S = 5.0  # after the second attempt in a row that got no further; three times as long after the third
 LEAVING = "its worker is shutting down"
 
 Json = dict[str, Any]
@@ -106,7 +106,7 @@ def _crashed(session: Session, job: Job, why: str, limit: int, *, cause: Cause) 
     if job.no_progress + 1 >= limit:
         _poisoned(session, job, why, cause, **counts)
     else:
-        _back(session, job, why, BACKOFF_S * 2**job.no_progress, cause=cause, **counts)
+        _back(session, job, why, BACKOFF_S * (2**job.no_progress - 1), cause=cause, **counts)
 
 
 def _stopped(session: Session, job: Job, why: str, cause: Cause) -> bool:

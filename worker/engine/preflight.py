@@ -57,6 +57,8 @@ def preflight(order: Order, material: Material) -> None:
     rehearsed = order.adjustments.persist(rehearse)
     order.journal.progress(0.5)
 
+    if order.checkpoint_step:
+        return  # the attempt that left a checkpoint has tried the exports
     exported: list[Architecture | None] = []
     for one in rehearsed:
         if one.architecture not in exported:
