@@ -47,10 +47,11 @@ class S3:
 
 
 @contextmanager
-def postgres(folder: Path) -> Iterator[str]:
-    """The URL of a new server's maintenance database."""
+def postgres(folder: Path, **options: str) -> Iterator[str]:
+    """The URL of a new server's maintenance database. What it commits outlives it only if fsync is on."""
     port = free_port()
-    command, as_user, popen = postgres_cluster(folder, port, fsync="off", full_page_writes="off")
+    quick = {"fsync": "off", "full_page_writes": "off"}
+    command, as_user, popen = postgres_cluster(folder, port, **quick | options)
     # SIGQUIT: the immediate end; after a SIGKILL its shared memory would stay behind
     with _running(command, folder / "log", end=signal.SIGQUIT, before=as_user, **popen) as process:
         url = f"postgresql://postgres@127.0.0.1:{port}/postgres"

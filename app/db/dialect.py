@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import DateTime, Dialect, Float, String, inspect, literal, text
+from sqlalchemy import DateTime, Dialect, Float, SQLColumnExpression, String, inspect, literal, text
 from sqlalchemy.engine import Connection
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -43,8 +43,9 @@ class db_now(FunctionElement[datetime]):  # noqa: N801  (it reads as the SQL fun
     type = UtcTime()
     inherit_cache = True
 
-    def __init__(self, offset_s: float = 0.0) -> None:
-        super().__init__(literal(float(offset_s), Float()))
+    def __init__(self, offset_s: float | SQLColumnExpression[Any] = 0.0) -> None:
+        number = isinstance(offset_s, int | float)
+        super().__init__(literal(offset_s, Float()) if number else offset_s)
 
 
 @compiles(db_now, "sqlite")

@@ -8,16 +8,22 @@ moment may count the same running jobs, but they never get the same job nor exce
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    JSON,
     ColumnElement,
+    Integer,
     Row,
     Select,
     Subquery,
+    bindparam,
+    case,
     delete,
     func,
     literal,
+    null,
     or_,
     select,
     true,
@@ -29,10 +35,11 @@ from app.db.dialect import db_now
 from app.db.tables import Job, MetricPoint, Project
 from app.failpoints import failpoint
 from app.services.phases import PHASES, pending
-from app.services.transitions import Note, change
+from app.services.transitions import Note, change, write_events
 
 TRIES = 3  # looks at whose turn it is, when others were faster each time
 TURNS = 16  # projects that one look finds
+NOBODY = -1  # below every priority
 PATIENCE_S = 60.0  # that a job for several slots lets others pass; then slots are kept free for it
 QUEUED = literal("queued", literal_execute=True)  # the index of queued jobs does not serve a parameter
 
@@ -63,9 +70,10 @@ def claim(
     for _ in range(TRIES):
         turns = _turns(session, room)
         for turn in turns:
-            job = _take(session, turn, room.free[turn.accelerator], owner, lease_s)
+            device = "cuda" if "cuda" in accelerators and turn.accelerator != "cpu" else "cpu"
+            job = _take(session, turn, room.free[turn.accelerator], owner, lease_s, device)
             if job is not None:
-                return _begin(session, job, accelerators)
+                return _begin(session, job)
         if not turns:
             break
     return None
@@ -89,21 +97,26 @@ def running_jobs() -> Subquery:
 
 def _turns(session: Session, room: Room) -> Sequence[Row[Any]]:
     """(project_id, accelerator, priority, quota) of the jobs that could be claimed, best first."""
-    lanes = [_heads(accelerator, free) for accelerator, free in room.free.items() if free]
-    if not lanes:
+    if not room.any_free:
         return []
-    head, running = union_all(*lanes).subquery("head"), running_jobs()
+    return session.execute(_look(tuple(room.free.items())), {"kept": _kept_for(session, room)}).all()
+
+
+@cache  # to build it takes ten times as long as to run it
+def _look(free: tuple[tuple[str, int], ...]) -> Select[*tuple[Any, ...]]:
+    """Whose turn it is among the projects, for a worker with so many free slots by accelerator."""
+    head = union_all(*(_heads(accelerator, slots) for accelerator, slots in free if slots)).subquery("head")
+    running = running_jobs()
     count, quota = func.coalesce(running.c.count, 0), Project.max_running_jobs
-    statement = (
+    return (
         select(head.c.project_id, head.c.accelerator, head.c.priority, quota.label("quota"))
         .join(Project, Project.id == head.c.project_id)
         .outerjoin(running, running.c.project_id == head.c.project_id)
-        .where(head.c.id.is_not(None), or_(quota.is_(None), count < quota))
+        .where(head.c.id.is_not(None), head.c.priority > bindparam("kept", type_=Integer))
+        .where(or_(quota.is_(None), count < quota))
         .order_by(head.c.priority.desc(), count, head.c.created_at, head.c.id)
         .limit(TURNS)
     )
-    kept = _kept_for(session, room)
-    return session.execute(statement if kept is None else statement.where(head.c.priority > kept)).all()
 
 
 def _heads(accelerator: str, free: int) -> Select[*tuple[Any, ...]]:
@@ -133,7 +146,7 @@ def _fits(job: Any, accelerator: str, free: int) -> list[ColumnElement[bool]]:
     return [*ready(job), job.accelerator == accelerator, job.devices <= free]
 
 
-def _kept_for(session: Session, room: Room) -> int | None:
+def _kept_for(session: Session, room: Room) -> int:
     """The priority of a job that waited too long for more slots than are free: up to it, nobody passes."""
     large = [
         (Job.accelerator == name) & (Job.devices > free) & (Job.devices <= room.whole[name])
@@ -141,12 +154,13 @@ def _kept_for(session: Session, room: Room) -> int | None:
         if free < room.whole[name]
     ]
     if not large:
-        return None
-    patient = Job.available_at <= db_now(-PATIENCE_S)
-    return session.scalar(select(func.max(Job.priority)).where(Job.status == QUEUED, patient, or_(*large)))
+        return NOBODY
+    waits = Job.status == QUEUED, Job.available_at <= db_now(-PATIENCE_S), or_(*large)
+    kept = session.scalar(select(func.max(Job.priority)).where(*waits))
+    return NOBODY if kept is None else kept
 
 
-def _take(session: Session, turn: Row[Any], free: int, owner: str, lease_s: float) -> Job | None:
+def _take(session: Session, turn: Row[Any], free: int, owner: str, lease_s: float, device: str) -> Job | None:
     """None: others were faster. Claims in a project with a quota go one after the other, for it to hold."""
     candidate = (
         select(Job.id)
@@ -158,54 +172,55 @@ def _take(session: Session, turn: Row[Any], free: int, owner: str, lease_s: floa
         .scalar_subquery()
     )
     if turn.quota is None:
-        return _claimed(session, candidate, owner, lease_s)
+        return _claimed(session, candidate, owner, lease_s, device=device)
     running = select(func.count()).where(Job.project_id == turn.project_id, Job.status == "running")
     with session.begin_nested() as savepoint:
         held = select(Project.id).where(Project.id == turn.project_id).with_for_update(key_share=True)
         session.execute(held)
         below = running.scalar_subquery() < turn.quota
-        job = _claimed(session, candidate, owner, lease_s, below)
+        job = _claimed(session, candidate, owner, lease_s, below, device=device)
         if job is None:
             savepoint.rollback()  # lets the project go before another one is held
     return job
 
 
 def _claimed(
-    session: Session, candidate: Any, owner: str, lease_s: float, *guards: ColumnElement[bool]
+    session: Session, candidate: Any, owner: str, lease_s: float, *guards: ColumnElement[bool], **found: Any
 ) -> Job | None:
+    """With the time that earlier attempts have left, and with how far the last checkpoint got."""
+    goes_on = Job.checkpoint_step > 0
     return change(
         session,
         candidate,
         Job.status == "queued",
         *guards,
+        unwritten=2,
         status="running",
         attempt=Job.attempt + 1,
         lease_owner=owner,
         lease_expires_at=db_now(lease_s),
         started_at=func.coalesce(Job.started_at, db_now()),
+        attempt_started_at=db_now(),
+        deadline_at=db_now(Job.runtime_left_s),
+        runtime_left_s=None,
         preempted=False,
         phases=[pending(name) for name in PHASES],
+        progress=case((goes_on, Job.progress), else_=literal({}, JSON)),
+        best=case((goes_on, Job.best), else_=null()),
+        **found,
     )
 
 
-def _begin(session: Session, job: Job, accelerators: Sequence[str]) -> Job | None:
-    """With the time that earlier attempts have left, and with what they said up to the last checkpoint."""
-    anew: dict[str, Any] = {} if job.checkpoint_step else {"progress": {}, "best": None}
-    unkept = MetricPoint.step > job.checkpoint_step if job.checkpoint_step else true()
-    session.execute(delete(MetricPoint).where(MetricPoint.job_id == job.id, unkept))
-    left_s = job.runtime_left_s
-    if left_s is None:
-        left_s = job.resolved["spec"]["resources"]["max_runtime_s"]
+def _begin(session: Session, job: Job) -> Job | None:
+    """Forgets what earlier attempts said after the last checkpoint, and tells of this one."""
+    if job.attempt > 1:
+        unkept = MetricPoint.step > job.checkpoint_step if job.checkpoint_step else true()
+        session.execute(delete(MetricPoint).where(MetricPoint.job_id == job.id, unkept))
     failpoint("claim.before_commit")
     started = Note("attempt.started", f"attempt {job.attempt} started", data={"attempt": job.attempt})
     running = Note("job.status", "running", data={"status": "running", "attempt": job.attempt})
-    return change(
-        session,
-        job.id,
-        events=[running, started],
-        deadline_at=db_now(left_s),
-        runtime_left_s=None,
-        attempt_started_at=db_now(),
-        device="cuda" if "cuda" in accelerators and job.accelerator != "cpu" else "cpu",
-        **anew,
-    )
+    write_events(session, job.id, job.last_seq - 1, [running, started])
+    if job.deadline_at is None:  # it was submitted before its time was a column
+        left_s = job.resolved["spec"]["resources"]["max_runtime_s"]
+        return change(session, job.id, deadline_at=db_now(left_s))
+    return job

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 from sqlalchemy import Subquery, and_, case, func, or_, select
@@ -68,13 +69,14 @@ def missing(there: Iterable[Worker], accelerator: str, devices: int) -> str | No
     return None
 
 
-def _rivals(there: Sequence[Worker], accelerator: str, devices: int) -> set[str]:
+def _rivals(there: Sequence[Worker], accelerator: str, devices: int) -> frozenset[str]:
     """The accelerators of the jobs that take slots which a job like this could have."""
     fit = [worker for worker in there if workers.most_slots([worker], accelerator) >= devices]
-    return {"auto", accelerator}.union(*(worker.accelerators for worker in fit))
+    return frozenset({"auto", accelerator}.union(*(worker.accelerators for worker in fit)))
 
 
-def _line(rivals: set[str]) -> Subquery:
+@cache  # it takes longer to build than to run
+def _line(rivals: frozenset[str]) -> Subquery:
     """All queued jobs in the order of claims, each with how many go before it; services.claims has the rule.
 
     The place that a job has within its project is how many claims its project gets before its turn comes.

@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from app import traces
 from app.catalog.spec import JobSpec, PinnedData, Resolved
 from app.db.ids import new_id
 from app.db.tables import Job, JobLabel, JobReference
@@ -47,7 +48,8 @@ def submit(
     digest = sha256(json.dumps(sent, sort_keys=True).encode()).hexdigest()
 
     def make() -> Job:
-        order = Order(resolve(session, settings, project_id, spec), sent, digest)
+        with traces.span("plan"):
+            order = Order(resolve(session, settings, project_id, spec), sent, digest)
         return insert(session, project_id, order, parent_id=parent_id)
 
     if idempotency_key is None:
@@ -68,11 +70,13 @@ def insert(session: Session, project_id: str, order: Order, **standing: Any) -> 
         spec=order.sent,
         resolved=resolved.model_dump(mode="json"),
         spec_digest=order.digest,
+        traceparent=traces.current(),
         priority=spec.resources.priority,
         accelerator=spec.resources.accelerator,
+        devices=spec.resources.devices,
+        runtime_left_s=spec.resources.max_runtime_s,
         phases=[pending(name) for name in PHASES],
         progress={},
-        devices=spec.resources.devices,
         usage={},
         last_seq=1,
         artifact_bytes=sum(artifact["size"] for artifact in standing.get("artifacts", ())),

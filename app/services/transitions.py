@@ -34,23 +34,31 @@ class Note:
 
 
 def change(
-    session: Session, job_id: Any, *guards: ColumnElement[bool], events: Sequence[Note] = (), **values: Any
+    session: Session,
+    job_id: Any,
+    *guards: ColumnElement[bool],
+    events: Sequence[Note] = (),
+    unwritten: int = 0,
+    **values: Any,
 ) -> Job | None:
-    """One UPDATE that moves `version` and makes room for the events; None when a guard does not hold."""
+    """One UPDATE that moves `version` and makes room for the events; None when a guard does not hold.
+
+    unwritten: how many events the caller will write itself, at the end of the row's numbers.
+    """
     if "artifacts" in values:
         values["artifact_bytes"] = sum(artifact["size"] for artifact in values["artifacts"])
     statement = (
         update(Job)
         .where(Job.id == job_id, *guards)
-        .values(version=Job.version + 1, last_seq=Job.last_seq + len(events), **values)
+        .values(version=Job.version + 1, last_seq=Job.last_seq + len(events) + unwritten, **values)
         .returning(Job)
         .execution_options(synchronize_session=False, populate_existing=True)
     )
     job = session.execute(statement).scalar_one_or_none()
     if job is None:
         return None
-    first = job.last_seq - len(events) + 1
-    write_events(session, job.id, first, events)
+    if events:
+        write_events(session, job.id, job.last_seq - unwritten - len(events) + 1, events)
     if values.get("status", "running") != "running":
         usage.settle(session, job)
     return job
@@ -58,12 +66,12 @@ def change(
 
 def write_events(session: Session, job_id: str, first: int, events: Sequence[Note]) -> None:
     """With a row each in the outbox, from where they are handed on."""
-    for seq, event in enumerate(events, first):
-        session.add(Event(job_id=job_id, seq=seq, id=new_id("evt"), **vars(event)))
-    session.flush()
-    if events:
-        places = range(first, first + len(events))
-        session.execute(insert(Outbox), [{"job_id": job_id, "seq": seq} for seq in places])
+    if not events:
+        return
+    places = [{"job_id": job_id, "seq": seq} for seq in range(first, first + len(events))]
+    told = zip(places, events, strict=True)
+    session.execute(insert(Event), [{**place, "id": new_id("evt"), **vars(one)} for place, one in told])
+    session.execute(insert(Outbox), places)
 
 
 def held(session: Session, project_id: str, job_id: str) -> Job:

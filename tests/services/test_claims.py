@@ -60,6 +60,7 @@ def queue(shop: Sessions, *jobs: dict[str, Any]) -> list[str]:
             "progress": {},
             "usage": {},
             "artifacts": [],
+            "runtime_left_s": 60.0,
             "created_at": start + timedelta(seconds=place),
             "available_at": start,
             **job,
