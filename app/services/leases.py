@@ -28,7 +28,7 @@ from app.services.transitions import (
     owner_row,
 )
 
-BACKOFF_S = 5.0  # after the second attempt in a row that got no further; three times as long after the third
+BACKOFF_S = 5.0  # doubled with each attempt that got no further
 LEAVING = "its worker is shutting down"
 
 Json = dict[str, Any]
@@ -106,7 +106,8 @@ def _crashed(session: Session, job: Job, why: str, limit: int, *, cause: Cause) 
     if job.no_progress + 1 >= limit:
         _poisoned(session, job, why, cause, **counts)
     else:
-        _back(session, job, why, BACKOFF_S * (2**job.no_progress - 1), cause=cause, **counts)
+        waited_s = BACKOFF_S if cause == "lost" else 0.0  # for its lease to end
+        _back(session, job, why, BACKOFF_S * 2**job.no_progress - waited_s, cause=cause, **counts)
 
 
 def _stopped(session: Session, job: Job, why: str, cause: Cause) -> bool:
