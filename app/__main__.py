@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from app import traces
 from app.api.connection import connection_class
 from app.errors import Misconfigured
 from app.logs import configure_logs
@@ -24,6 +25,7 @@ def main() -> int:
     try:
         settings = Settings()
         configure_logs(settings)
+        traces.start("stillhouse-api")
         server = Server(create_app(settings), settings)
         with suppress(KeyboardInterrupt):  # what uvicorn ends with after a stop by Ctrl-C
             server.run()
@@ -31,6 +33,8 @@ def main() -> int:
         return _refuse("; ".join(map(_complaint, error.errors())))
     except Misconfigured as error:
         return _refuse(error.detail)
+    finally:
+        traces.stop()
     return 0
 
 
@@ -66,6 +70,7 @@ class Server(uvicorn.Server):
             log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._application.state.leave()  # jobs save a checkpoint while the last requests are answered
         await self._application.state.watcher.stop()  # nobody waits for a change any more
         await super().shutdown(sockets)
         await self._life.aclose()

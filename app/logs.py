@@ -6,10 +6,12 @@ from typing import Any
 
 import structlog
 
+from app import traces
 from app.settings import Settings
 
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
+    traces.stamp,
     structlog.processors.add_log_level,
     structlog.processors.TimeStamper(fmt="iso", utc=True),
 ]

@@ -36,6 +36,7 @@ from app.settings import Settings
 from app.wiring import assemble, database_url
 
 GOODBYE_S = 24.0  # for running jobs to hand themselves back, once the last requests are answered
+LAST_LOOK_S = 5.0  # for a thread to give its connection back
 _DESCRIPTION = (
     "Distillation as a service: a teacher checkpoint, data and a student architecture go in, a small model "
     "that you own comes out, proven and served. Errors are problem details (RFC 9457) with the pointer to "
@@ -107,11 +108,9 @@ async def _lifespan(application: FastAPI, settings: Settings) -> AsyncIterator[N
         stack.push_async_callback(watcher.stop)
         local = parts.queue if isinstance(parts.queue, LocalQueue) else None
         place = await run_in_threadpool(Workplace, settings) if local else None
-        lookout = Lookout(parts, place)
-        lookout.start()
-        stack.callback(lookout.stop)
-        for thread in (Courier(parts), Collector(parts)):
+        for thread in (Lookout(parts, place), Courier(parts), Collector(parts)):
             thread.start()
+            stack.push_async_callback(run_in_threadpool, thread.join, LAST_LOOK_S)
             stack.callback(thread.stop)
         if local and place:
             supervisor = Supervisor(parts, place, local.bell)
@@ -138,5 +137,5 @@ def _prepare(settings: Settings) -> Parts:
 def _migrate(url: str) -> None:
     """SQLite's file has one process, so nobody else can; elsewhere several start, and an operator decides."""
     if not url.startswith("sqlite"):
-        raise Misconfigured("The database does not have this version's schema: run `make migrate` first.")
+        raise Misconfigured(migrate.NOT_CURRENT)
     migrate.upgrade(url)

@@ -55,6 +55,14 @@ class Settings(BaseSettings):
     )
     log_format: str = Field("console", pattern="^(console|json)$", description="console or json")
 
+    metrics_port: Annotated[int, Field(ge=0, le=65535)] = Field(
+        0, description="where a Celery worker tells Prometheus how it does, and /healthz; 0: nowhere"
+    )
+    metrics_host: str = Field("127.0.0.1", description="address of that port, which needs no key")
+    trace_predictions: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.01, description="share of predictions that are traced, where OTEL_EXPORTER_OTLP_ENDPOINT is set"
+    )
+
     slots: PositiveInt | None = Field(
         None, description="jobs that one worker process runs at once; unset: one a GPU, or one"
     )

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from app import traces
 from app.db.session import OUTAGES
 from app.errors import JobFailure, LeaseLost, OutOfMemory, StillhouseError, Unavailable
 from app.failpoints import failpoint
@@ -28,6 +29,8 @@ from app.wiring import assemble
 
 if TYPE_CHECKING:
     from worker.engine.ranks import Meeting
+
+PATIENCE_S = 120.0  # with a database that is away; who has no lease by then is ended from outside
 
 log = structlog.get_logger()
 
@@ -72,12 +75,16 @@ def begin(job_id: str, attempt: int, meeting: "Meeting | None" = None) -> int:
     settings = Settings()
     configure_logs(settings)
     structlog.contextvars.bind_contextvars(job_id=job_id, attempt=attempt)
+    traces.start("stillhouse-job")
     failpoint("child.started")
     parts = assemble(settings)
+    parts.sessions.patience_s = PATIENCE_S
     try:
-        return _attempt(parts, job_id, attempt, stop, meeting)
+        with traces.within_parent():
+            return _attempt(parts, job_id, attempt, stop, meeting)
     finally:
         parts.close()
+        traces.stop()
 
 
 def _attempt(parts: Parts, job_id: str, attempt: int, stop: Stop, meeting: "Meeting | None" = None) -> int:
@@ -94,6 +101,7 @@ def _attempt(parts: Parts, job_id: str, attempt: int, stop: Stop, meeting: "Meet
             return code
         log.exception("the attempt failed")
         failure = _failure(error)
+    traces.flush()
     try:
         with parts.sessions.write() as session:
             jobs.fail(session, job_id, attempt, _verdict(parts, job_id, attempt, failure))

@@ -4,11 +4,15 @@ celery --app worker.celery worker --pool threads --without-gossip --without-ming
 """
 
 import threading
+from contextlib import suppress
 from typing import Any
 
 from celery import Celery, signals
 from kombu.entity import Queue
 
+from app import traces
+from app.db import migrate
+from app.db.session import OUTAGES
 from app.logs import configure_logs
 from app.ports.queue import BROKER_MANNERS, QUEUES, TASK
 from app.services import supervise
@@ -17,6 +21,7 @@ from app.services.porter import Porters
 from app.services.workplace import Workplace
 from app.settings import Settings
 from app.wiring import assemble
+from worker import metrics
 
 settings = Settings()
 parts = assemble(settings)
@@ -40,9 +45,19 @@ def work(_job_id: str) -> None:
     supervise.work(parts, place, stopping)
 
 
+@signals.worker_init.connect  # type: ignore[untyped-decorator]
+def _check(**_: Any) -> None:
+    """Jobs are written by the code that knows the schema; a database that is away is waited for later."""
+    with suppress(*OUTAGES):
+        if not migrate.is_current(parts.sessions.engine):
+            raise SystemExit(f"stillhouse: {migrate.NOT_CURRENT}")
+
+
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _begin(**_: Any) -> None:
     configure_logs(settings)
+    traces.start("stillhouse-worker")
+    metrics.serve(parts, place, lookout)
     lookout.start()
     surveyor.start()
     porters.start()
@@ -55,3 +70,8 @@ def _stop(**_: Any) -> None:
     surveyor.stop()
     porters.stop()
     lookout.stop()
+
+
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _end(**_: Any) -> None:
+    traces.stop()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import structlog
 from sqlalchemy.orm import Session
 
+from app import traces
 from app.db.session import Sessions
 from app.db.tables import JobCheckpoint
 from app.failpoints import failpoint
@@ -40,7 +41,8 @@ class Journal:
         self._phase, self._due, self._fraction = name, 0.0, 0.0
         log.info("phase started", phase=name)
         failpoint(f"{name}.started")
-        yield
+        with traces.span(name):
+            yield
         if self._points or self._best:
             self._write(1.0)
         failpoint(f"{name}.ending")
@@ -88,7 +90,14 @@ class Journal:
         self.note(message, "warning", "warning", kind=kind, **data)
 
     def checkpoint(
-        self, *, step: int, manifest: str, size: int, best: bool, metrics: Mapping[str, float]
+        self,
+        *,
+        step: int,
+        manifest: str,
+        size: int,
+        best: bool,
+        metrics: Mapping[str, float],
+        seconds: float = 0.0,
     ) -> None:
         """A later attempt goes on from here, so all that was measured before is written with it."""
         with self._sessions.write() as session:
@@ -103,6 +112,7 @@ class Journal:
                 size=size,
                 best=best,
                 metrics=dict(metrics),
+                seconds=seconds,
             )
             failpoint("checkpoint.before_commit")
         failpoint("checkpoint.after_commit")
@@ -130,6 +140,7 @@ class Journal:
         self, checkpoint: Checkpoint, manifest: str, artifacts: list[Json], outcome: Json, usage: Json
     ) -> None:
         """The last transaction: the model version is there and the job has ended."""
+        traces.flush()
         with self._sessions.write() as session:
             version = jobs.succeed(
                 session,
@@ -178,7 +189,14 @@ class Silent(Journal):
     ) -> None: ...
 
     def checkpoint(
-        self, *, step: int, manifest: str, size: int, best: bool, metrics: Mapping[str, float]
+        self,
+        *,
+        step: int,
+        manifest: str,
+        size: int,
+        best: bool,
+        metrics: Mapping[str, float],
+        seconds: float = 0.0,
     ) -> None: ...
 
     def adjust(self, adjustments: Json, message: str) -> None: ...

@@ -3,11 +3,14 @@
 import re
 import time
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING
 
 import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import traces
 from app.api.bodies import Bodies, Body
 from app.api.problems import problem
 from app.api.telemetry import Telemetry
@@ -15,6 +18,10 @@ from app.db.ids import new_id
 from app.errors import Fault, Invalid, NotFound, StillhouseError, UnsupportedMediaType, shown
 from app.settings import Settings
 
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span
+
+UNTRACED = ("/healthz", "/readyz", "/metrics")
 CLIENT_LEFT = 499  # in the log only: nobody was there to read an answer
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _MANNERS = (
@@ -31,11 +38,16 @@ class FrontDoor:
 
     def __init__(self, app: ASGIApp, settings: Settings, telemetry: Telemetry) -> None:
         self._app, self._telemetry = app, telemetry
-        self._bodies = Bodies(settings)
+        self._bodies, self._share = Bodies(settings), settings.trace_predictions
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self._app(scope, receive, send)
+            await self._app(scope, receive, send)
+            return
+        with self._traced(scope) as span:
+            await self._pass(scope, receive, send, span)
+
+    async def _pass(self, scope: Scope, receive: Receive, send: Send, span: "Span | None") -> None:
         started, status = time.perf_counter(), 0
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = _request_id(headers)
@@ -78,6 +90,18 @@ class FrontDoor:
             body.let_go()
             route = getattr(scope.get("route"), "path", "unknown")
             self._record(method, route, status or CLIENT_LEFT, time.perf_counter() - started)
+            if span is not None:
+                span.update_name(f"{method} {route}")
+                span.set_attributes({"http.route": route, "http.response.status_code": status or CLIENT_LEFT})
+
+    def _traced(self, scope: Scope) -> "AbstractContextManager[Span | None]":
+        """Predictions are many and alike, so of those a share only."""
+        if not traces.is_on() or scope["path"] in UNTRACED:
+            return nullcontext()
+        parent = traces.parent_in(scope["headers"])
+        if scope["path"].endswith("/predict") and not traces.sampled(self._share, parent):
+            return nullcontext()
+        return traces.span("request", parent, **{"http.request.method": scope["method"]})
 
     def _record(self, method: str, route: str, status: int, seconds: float) -> None:
         """By the route's template, for paths carry ids and whatever a stranger types."""

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from pydantic import BaseModel, ConfigDict
 
+from app import traces
 from app.api.dependencies import PartsDep, PrincipalDep, ReadSession, WriteSession
 from app.api.job_board import JobBoard, Look
 from app.api.job_views import JobView, Status, render
@@ -51,12 +52,13 @@ def submit_job(
     spec: JobSpec, parts: PartsDep, principal: PrincipalDep, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Accepts a job. It is stored before this answers, and is carried out whatever crashes afterwards."""
-    with parts.sessions.write() as session:
+    with traces.span("submit"), parts.sessions.write() as session:
         job = submission.submit(session, parts.settings, principal.project_id, spec, idempotency_key)
         record = job_records.get(session, principal.project_id, job.id)
         failpoint("submit.before_commit")
     failpoint("submit.after_commit")
-    parts.queue.ring(job.id)
+    with traces.span("ring"):
+        parts.queue.ring(job.id)
     failpoint("submit.after_ring")
     return accepted(record)
 

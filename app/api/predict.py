@@ -4,10 +4,12 @@ import os
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse
+from starlette.datastructures import State
 
 from app.api import prediction_orders as orders
 from app.api.dependencies import PartsDep, PrincipalDep
@@ -15,8 +17,12 @@ from app.api.prediction_orders import ANSWERS, Order, described
 from app.api.uploads import receive
 from app.errors import Overloaded, UnsupportedMediaType, shown
 from app.ports.parts import Parts
+from app.ports.predictor import Answering
 from app.services import predictions
-from app.services.meter import Meter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 router = APIRouter(tags=["predictions"])
 scope = "predict"
@@ -42,7 +48,7 @@ async def predict_with(
 
 async def _predict(request: Request, parts: Parts, project_id: str, reference: str | None) -> JSONResponse:
     run = partial(to_thread.run_sync, limiter=_lane(request))
-    work = partial(_answer, parts, request.app.state.meter, project_id)
+    work = partial(_answer, request.app.state, project_id)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type == "application/json":
         return await run(work, partial(orders.of_json, await request.body(), reference))
@@ -68,13 +74,30 @@ def _lane(request: Request) -> CapacityLimiter:
     return lane
 
 
-def _answer(parts: Parts, meter: Meter, project_id: str, read: Callable[[], Order]) -> JSONResponse:
+def _answer(state: State, project_id: str, read: Callable[[], Order]) -> JSONResponse:
+    """state: the application's."""
     started = time.perf_counter()
-    order = read()
-    with parts.sessions.read() as session:
+    order, predictor = read(), _Timed(state.parts.predictor)
+    with state.parts.sessions.read() as session:
         student = predictions.find(session, project_id, order.model)
-    answers = predictions.answer(student, parts.predictor, order.rows, top_k=order.top_k, where=order.where)
-    meter.count_prediction(project_id, len(answers))
-    latency_ms = round((time.perf_counter() - started) * 1000, 3)
-    usage = {"rows": len(answers), "latency_ms": latency_ms}
+    answers = predictions.answer(student, predictor, order.rows, top_k=order.top_k, where=order.where)
+    state.meter.count_prediction(project_id, len(answers))
+    seconds = time.perf_counter() - started
+    state.telemetry.predicted(student.version_id, seconds, predictor.seconds)
+    usage = {"rows": len(answers), "latency_ms": round(seconds * 1000, 3)}
     return JSONResponse({"model": student.name, "predictions": answers, "usage": usage})
+
+
+class _Timed:
+    """Adds up what the predictor takes for one request."""
+
+    def __init__(self, predictor: Answering) -> None:
+        self._predictor, self.seconds = predictor, 0.0
+        self.opened = predictor.opened
+
+    def logits(self, sha256: str, inputs: "NDArray[Any]") -> "NDArray[np.float32]":
+        started = time.perf_counter()
+        try:
+            return self._predictor.logits(sha256, inputs)
+        finally:
+            self.seconds += time.perf_counter() - started

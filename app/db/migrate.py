@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 from app.db.session import Sessions
 from app.settings import Settings
 
+NOT_CURRENT = "The database does not have this version's schema: run `make migrate` first."
 _LOCK = 5_717_113  # any number of our own: whoever holds it on Postgres is migrating
 
 

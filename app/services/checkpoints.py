@@ -24,19 +24,20 @@ def save(
     size: int,
     best: bool,
     metrics: Json,
+    seconds: float = 0.0,
 ) -> None:
     """Its blobs are stored already. Saved again after a lost reply it changes nothing.
 
-    manifest: the sha256 of the blob that lists the files. best: better than any before it. A new step is
-    progress: the count of attempts without any starts over. Raises LeaseLost, and ValueError for a step that
-    is not beyond the newest one.
+    manifest: the sha256 of the blob that lists the files. best: better than any before it. seconds: what
+    storing it took. A new step is progress: the count of attempts without any starts over. Raises LeaseLost,
+    and ValueError for a step that is not beyond the newest one.
     """
     job = owner_row(session, job_id, attempt)
     if (job.checkpoint_step, job.checkpoint_manifest) == (step, manifest):
         return
     if step <= job.checkpoint_step:
         raise ValueError(f"a checkpoint at step {step} cannot follow the one at step {job.checkpoint_step}")
-    told = {"step": step, "size": size, "best": best, "metrics": metrics}
+    told = {"step": step, "size": size, "best": best, "metrics": metrics, "seconds": round(seconds, 3)}
     owner_change(
         session,
         job_id,

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import structlog
 
+from app import traces
 from app.ports.outgoing import guarded_client
 from app.ports.parts import Parts
 from app.services import deliveries, outbox
@@ -63,7 +64,12 @@ class Courier(threading.Thread):
 
     def _carry(self, letter: Letter) -> None:
         try:
-            reply = send(self._client, letter)
+            with traces.span(
+                "delivery", letter.traceparent, delivery_id=letter.id, attempt=letter.attempt
+            ) as span:
+                reply = send(self._client, letter)
+                if span is not None:
+                    span.set_attribute("http.response.status_code", reply.status or 0)
             with self._parts.sessions.write() as session:
                 deliveries.record(session, letter, reply)
             log.info("delivery", delivery=letter.id, attempt=letter.attempt, status=reply.status)

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now, now
 from app.db.ids import new_id
-from app.db.tables import Delivery, Webhook
+from app.db.tables import Delivery, Job, Webhook
 from app.errors import NotFound, StateConflict, shown
 from app.services import tallies, webhooks
 
@@ -40,6 +40,7 @@ class Letter:
     url: str
     body: bytes
     headers: dict[str, str]
+    traceparent: str | None = None  # of the job that it tells of
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,11 @@ def claim(session: Session) -> Letter | None:
         .returning(Delivery)
         .execution_options(synchronize_session=False, populate_existing=True)
     ).scalar_one_or_none()
-    return None if row is None else _letter(session.get_one(Webhook, row.webhook_id), row)
+    if row is None:
+        return None
+    job_id = row.payload["data"].get("job_id")
+    traceparent = session.scalar(select(Job.traceparent).where(Job.id == job_id)) if job_id else None
+    return _letter(session.get_one(Webhook, row.webhook_id), row, traceparent)
 
 
 def record(session: Session, letter: Letter, reply: Reply) -> None:
@@ -153,7 +158,7 @@ def _add(session: Session, hook: Webhook, type: str, payload: Json) -> Delivery:
     return row
 
 
-def _letter(hook: Webhook, row: Delivery) -> Letter:
+def _letter(hook: Webhook, row: Delivery, traceparent: str | None) -> Letter:
     body = json.dumps(row.payload, separators=(",", ":")).encode()
     timestamp = int(now().timestamp())
     headers = {
@@ -163,7 +168,7 @@ def _letter(hook: Webhook, row: Delivery) -> Letter:
         "webhook-timestamp": str(timestamp),
         "webhook-signature": sign(webhooks.signing(hook), row.id, timestamp, body),
     }
-    return Letter(row.id, row.attempts, hook.url, body, headers)
+    return Letter(row.id, row.attempts, hook.url, body, headers, traceparent)
 
 
 def _why(reply: Reply) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import structlog
 from sqlalchemy import exists, select
 
+from app import traces
 from app.catalog.spec import MOST_DEVICES
 from app.db.tables import Job
 from app.failpoints import failpoint
@@ -34,16 +35,22 @@ def work(parts: Parts, place: Workplace, stopping: threading.Event) -> None:
     A sweep whose trial has just ended has its next one ready before this looks again.
     """
     while not stopping.is_set():
+        looked_ns = time.time_ns()
         with place.held():
             job = _claim(parts, place)
             places = None if job is None else place.take(job)
         if job is None or places is None:
             return
+        with traces.span("claim", job.traceparent, looked_ns):
+            pass  # it is over, and only now it is known whose it was
         try:
             failpoint("claim.after_commit")
             if place.room().any_free:
                 parts.queue.ring(job.id)  # there may be more, for the slots that are left
-            with structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt):
+            with (
+                structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt),
+                traces.span("attempt", job.traceparent, job_id=job.id, attempt=job.attempt),
+            ):
                 log.info("attempt started")
                 Attempt(parts, job.id, job.attempt, places).run(stopping)
         finally:
@@ -91,6 +98,7 @@ class Lookout(threading.Thread):
         self._parts, self._place = parts, place
         self._stopping = threading.Event()
         self._next_beat = 0.0
+        self._last_beat = time.monotonic()
 
     def run(self) -> None:
         self._do(self._beat)
@@ -106,7 +114,12 @@ class Lookout(threading.Thread):
             return
         with parts.sessions.write() as session:
             workers.beat(session, self._place, parts.settings.lease_s)
-        self._next_beat = time.monotonic() + parts.settings.lease_s / BEATS
+        self._last_beat = time.monotonic()
+        self._next_beat = self._last_beat + parts.settings.lease_s / BEATS
+
+    def silent_s(self) -> float:
+        """How long ago it was said that this worker is there."""
+        return time.monotonic() - self._last_beat
 
     def _leave(self, parts: Parts) -> None:
         if self._place is not None:

@@ -3,6 +3,7 @@
 import os
 import sys
 
+from app import traces
 from app.services.layers import OFFLINE
 from app.services.workplace import Places
 from app.settings import Settings
@@ -18,4 +19,4 @@ def command(job_id: str, attempt: int, places: Places) -> list[str]:
 
 def environment(settings: Settings, places: Places) -> dict[str, str]:
     given = {**os.environ, **OFFLINE, **settings.environment()}
-    return PATIENT | given | {"CUDA_VISIBLE_DEVICES": places.visible}
+    return PATIENT | given | {"CUDA_VISIBLE_DEVICES": places.visible} | traces.for_children()

@@ -74,6 +74,10 @@ class Workplace:
         whole = self._counts(len(self.gpus), self.slots - len(self.gpus))
         return Room(self._counts(len(self._free), self._plain), whole)
 
+    def taken(self) -> int:
+        """Slots that jobs hold."""
+        return self.slots - len(self._free) - self._plain
+
     def take(self, job: Job) -> Places:
         """For a job that was claimed while this was held. A CPU job leaves the GPUs free where it can."""
         on_gpus = self._on_gpus(job.accelerator)

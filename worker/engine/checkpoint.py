@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 
+from app import traces
 from app.errors import BlobCorrupt, NotFound, Unavailable
 from app.ports.blobs import Blob
 from app.services.jobs import Json
@@ -176,7 +177,8 @@ class Checkpoints:
             return
         begun = self._clock()
         try:
-            self._write(standing, step, over=over)
+            with traces.span("checkpoint", step=step):
+                self._write(standing, step, over=over)
             self._newest, self._warned = step, False
         except (OSError, Unavailable, BlobCorrupt) as error:
             self._warn(step, error)
@@ -184,6 +186,7 @@ class Checkpoints:
             self.pace.saved(begun)
 
     def _write(self, standing: Standing, step: int, *, over: bool) -> None:
+        begun = self._clock()
         files: dict[str, Blob] = {}
         runs = [self._run(name, run, files) for name, run in self._runs.items()]
         going = None if over else self._moving(standing, files)
@@ -208,6 +211,7 @@ class Checkpoints:
             size=blob.size + sum(one.size for one in files.values()),
             best=best.step > 0 and (standing.name, best.step) != self._best and not _control(standing.name),
             metrics={name: value for name, value in best.metrics.items() if math.isfinite(value)},
+            seconds=self._clock() - begun,
         )
         self._best = (standing.name, best.step)
 

@@ -1,0 +1,30 @@
+"""`python -m app.verify`: reads every stored blob that a row needs and compares it with its sha256.
+
+Prints a line for each that is missing or damaged, and a sum; the exit code is 1 when there is one.
+"""
+
+import sys
+
+from app.services import inventory
+from app.settings import Settings
+from app.wiring import assemble
+
+
+def main() -> int:
+    parts = assemble(Settings())
+    sound = troubled = 0
+    try:
+        for trouble in inventory.check(parts):
+            if trouble is None:
+                sound += 1
+            else:
+                troubled += 1
+                print(f"{trouble.what} {trouble.sha256} of {trouble.named_by}")
+    finally:
+        parts.close()
+    print(f"{sound} blobs are sound, {troubled} are missing or damaged.")
+    return 1 if troubled else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,152 @@
+"""One trace tells of a job from its order to its end, over three kinds of processes, and tells no secrets."""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from pydantic import SecretStr
+
+from tests.intake import checkpoints, samples
+from tests.test_flow import KEY, ask, ended
+
+CLIENTS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+PHASES = ("validate", "fetch", "preflight", "signals", "train", "evaluate", "export", "register")
+
+
+@dataclass
+class Collected:
+    """What came so far, by the span's id."""
+
+    url: str = ""
+    spans: dict[str, Any] = field(default_factory=dict)
+    services: dict[str, str] = field(default_factory=dict)
+
+    def named(self, name: str) -> list[Any]:
+        return [span for span in self.spans.values() if span.name == name]
+
+    def one(self, name: str) -> Any:
+        (span,) = self.named(name)
+        return span
+
+
+@contextmanager
+def collector() -> Iterator[Collected]:
+    """A receiver of OTLP over HTTP."""
+    found = Collected()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            sent = ExportTraceServiceRequest()
+            if self.path == "/v1/traces":  # else it is a webhook's delivery
+                sent.ParseFromString(body)
+            for resource in sent.resource_spans:
+                named = {one.key: one.value.string_value for one in resource.resource.attributes}
+                for span in (span for scope in resource.scope_spans for span in scope.spans):
+                    found.spans[span.span_id.hex()] = span
+                    found.services[span.span_id.hex()] = named["service.name"]
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        found.url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, args=[0.05], daemon=True).start()
+        yield found
+        server.shutdown()
+
+
+def test_one_trace_from_the_order_to_the_end(
+    service: Callable[..., httpx.Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with collector() as collected:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collected.url)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "200")
+        client = service(
+            bootstrap_key=SecretStr(KEY),
+            log_format="json",
+            checkpoint_s=0.0,
+            trace_predictions=0.0,
+            outgoing_allow=(collected.url.removeprefix("http://"),),
+        )
+        client.headers["Authorization"] = f"Bearer {KEY}"
+        spec, row = _order(client, tmp_path)
+        hook = {"url": f"{collected.url}/hook-secret", "types": ["job.ended"]}
+        ask(client, "POST", "/v1/webhooks", json=hook)
+        accepted = client.post("/v1/jobs", json=spec, headers={"traceparent": CLIENTS})
+        assert accepted.status_code == 202, accepted.text
+        job = ended(client, accepted.json())
+        assert job["status"] == "succeeded", job["error"]
+        for headers in ({}, {"traceparent": CLIENTS}):
+            asked = {"inputs": [row]}
+            answer = client.post("/v1/models/iris-tiny/predict", json=asked, headers=headers)
+            assert answer.status_code == 200, answer.text
+        _until(lambda: len(collected.named("POST /v1/models/{reference}/predict")) == 1)
+        _until(lambda: collected.named("attempt") and collected.named("delivery"))
+
+    order = collected.one("POST /v1/jobs")
+    assert order.trace_id.hex() == CLIENTS.split("-")[1]
+    assert order.parent_span_id.hex() == CLIENTS.split("-")[2]
+    trace = [span for span in collected.spans.values() if span.trace_id == order.trace_id]
+    parents = {span.name: _name_of(collected, span.parent_span_id.hex()) for span in trace}
+    assert parents["submit"] == parents["ring"] == "POST /v1/jobs"
+    assert parents["plan"] == parents["claim"] == parents["attempt"] == parents["delivery"] == "submit"
+    assert {name: parents[name] for name in PHASES} == dict.fromkeys(PHASES, "attempt")
+    assert parents["checkpoint"] == "train"
+    services = {span.name: collected.services[span.span_id.hex()] for span in trace}
+    assert (services["POST /v1/jobs"], services["train"]) == ("stillhouse-api", "stillhouse-job")
+
+    attempt = collected.one("attempt")
+    assert order.start_time_unix_nano < attempt.start_time_unix_nano
+    assert collected.one("register").end_time_unix_nano <= attempt.end_time_unix_nano
+    assert not [span for span in collected.spans.values() if span.name.startswith("GET /readyz")]
+    told = str(list(collected.spans.values())) + str(collected.services)
+    for secret in (KEY, "hook-secret", str(tmp_path), "iris-tiny", "setosa", "hunter2"):
+        assert secret not in told
+    log = next(tmp_path.glob("service-*.log")).read_text()
+    lines = [line for line in log.splitlines() if order.trace_id.hex() in line]
+    assert any('"event": "attempt started"' in line or '"route": "/v1/jobs"' in line for line in lines)
+    assert any('"event": "phase started"' in line for line in lines)
+
+
+def _order(client: httpx.Client, folder: Path) -> tuple[dict[str, Any], dict[str, object]]:
+    rows = samples.irises()
+    upload = {"name": "iris", "label": "species", "splits": '{"train": 0.7, "test": 0.3}'}
+    file = {"file": ("iris.csv", samples.as_csv(rows))}
+    data = ask(client, "POST", "/v1/datasets", data=upload, files=file)
+    names = sorted({str(row["species"]) for row in rows})
+    forest = checkpoints.save_sklearn(folder / "forest.onnx", labels=names).read_bytes()
+    said = {"name": "forest", "task": "tabular_classification"}
+    teacher = ask(client, "POST", "/v1/models", data=said, files={"file": ("forest.onnx", forest)})
+    spec = {
+        "name": "hunter2",
+        "task": {"kind": "tabular_classification"},
+        "teachers": [{"model": teacher["reference"]}],
+        "student": {"architecture": {"kind": "mlp", "hidden_sizes": [8]}},
+        "data": {"train": f"{data['reference']}#train", "test": f"{data['reference']}#test"},
+        "training": {"epochs": 3, "batch_size": 16},
+        "output": {"model": "iris-tiny"},
+    }
+    return spec, {name: value for name, value in rows[0].items() if name != "species"}
+
+
+def _name_of(collected: Collected, span_id: str) -> str:
+    return collected.spans[span_id].name if span_id in collected.spans else "outside"
+
+
+def _until(what: Callable[[], object]) -> None:
+    waiting = threading.Event()
+    for _ in range(200):
+        if what():
+            return
+        waiting.wait(0.05)
+    raise AssertionError("it did not happen in time")
