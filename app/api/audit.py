@@ -4,9 +4,10 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Query
-from pydantic import AwareDatetime, BaseModel, Field
+from pydantic import BaseModel, Field
 
 from app.api.dependencies import PrincipalDep, ReadSession
+from app.api.moments import Moment
 from app.api.pages import After, Limit, Page, cut, read_cursor
 from app.db.tables import AuditEntry
 from app.services import audit
@@ -42,8 +43,8 @@ def list_entries(
     session: ReadSession,
     principal: PrincipalDep,
     key: Annotated[str | None, Query(max_length=100, description="a key's id")] = None,
-    since: Annotated[AwareDatetime | None, Query(alias="from")] = None,
-    until: Annotated[AwareDatetime | None, Query(alias="to", description="not included")] = None,
+    since: Annotated[Moment | None, Query(alias="from")] = None,
+    until: Annotated[Moment | None, Query(alias="to", description="not included")] = None,
     after: After = None,
     limit: Limit = 50,
 ) -> Page[AuditView]:

@@ -4,9 +4,10 @@ from datetime import datetime
 from typing import Annotated, Literal, Self
 
 from fastapi import APIRouter, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from app.api.dependencies import PrincipalDep, ReadSession, WriteSession
+from app.api.moments import Moment
 from app.api.pages import After, Limit, Page, cut, read_cursor
 from app.db.tables import Key
 from app.services import key_ring
@@ -34,7 +35,7 @@ class KeyOrder(BaseModel):
 
     name: Annotated[str, Field(min_length=1, max_length=100, description="what it is for")]
     scopes: Scopes
-    expires_at: AwareDatetime | None = Field(None, description="left out, as the other: it has no end")
+    expires_at: Moment | None = Field(None, description="left out, as the other: it has no end")
     expires_in_s: Annotated[float, Field(gt=0, le=100 * _YEAR_S)] | None = None
 
     @model_validator(mode="after")

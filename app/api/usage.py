@@ -11,6 +11,7 @@ from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 
 from app.api.dependencies import PrincipalDep, ReadSession
+from app.api.moments import CalendarDay
 from app.api.projects import Quotas
 from app.db.dialect import now
 from app.errors import Fault, Invalid, NotFound, shown
@@ -45,8 +46,8 @@ def get_usage(
     request: Request,
     session: ReadSession,
     principal: PrincipalDep,
-    first: Annotated[date | None, Query(alias="from", description="left out: 30 days ago")] = None,
-    last: Annotated[date | None, Query(alias="to", description="included; left out: today (UTC)")] = None,
+    first: Annotated[CalendarDay | None, Query(alias="from", description="left out: 30 days ago")] = None,
+    last: Annotated[CalendarDay | None, Query(alias="to", description="included; left out: today")] = None,
     project: Annotated[
         str | None, Query(max_length=100, description="for the operator: another one, or `all`")
     ] = None,

@@ -365,6 +365,22 @@ def test_a_parameter_that_nobody_knows_is_named(client: TestClient) -> None:
     assert client.get("/healthz?probe=1").status_code == 200
 
 
+@pytest.mark.parametrize(
+    "moment", ["0001-01-01T00:00:00+10:00", "9999-12-31T23:59:59-10:00", "1999-12-31T23:59:59Z"]
+)
+def test_times_at_the_ends_of_the_calendar_are_refused(client: TestClient, moment: str) -> None:
+    """No database and no arithmetic holds there."""
+    order = {"name": "x", "scopes": ["read"], "expires_at": moment}
+    answers = (
+        client.post("/v1/keys", json=order),
+        client.get("/v1/audit", params={"from": moment}),
+        client.get("/v1/usage", params={"from": moment[:10]}),
+        client.get("/v1/usage", params={"to": moment[:10]}),
+    )
+    assert {answer.status_code for answer in answers} <= {403, 422}, [answer.text for answer in answers]
+    assert "/expires_at" in str(answers[0].json()["errors"])
+
+
 def test_head_is_get_without_the_body(client: TestClient) -> None:
     for path in ("/odd/things/1", "/docs/favicon.png", "/v1/capabilities"):
         got, asked = client.get(path), client.head(path)
