@@ -53,17 +53,24 @@ NAME = rf"[a-z0-9][a-z0-9._-]{{0,{MOST_LETTERS - 1}}}"
 Name = Annotated[str, StringConstraints(pattern=f"^{NAME}$")]
 AliasName = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_-]{0,63}$")]
 Text = Annotated[str, StringConstraints(max_length=200)]
+_PART = "[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
+HUB = f"hf:{_PART}/{_PART}(@[A-Za-z0-9][A-Za-z0-9._/-]{{0,127}})?"
+SPLIT = "(#[a-z0-9_-]{1,32})?"
 ModelReference = Annotated[
     str,
-    StringConstraints(pattern=f"^model:{NAME}(@[A-Za-z0-9._-]{{1,64}})?$"),
+    StringConstraints(pattern=f"^model:{NAME}(@[A-Za-z0-9._-]{{1,64}})?$|^{HUB}$"),
     Field(
-        description="model:NAME, model:NAME@VERSION or model:NAME@ALIAS; a bare name means its newest version"
+        description="model:NAME, model:NAME@VERSION or model:NAME@ALIAS; a bare name means its newest "
+        "version. hf:ORG/REPO@COMMIT means what was imported from there"
     ),
 ]
 DatasetReference = Annotated[
     str,
-    StringConstraints(pattern=f"^dataset:{NAME}(@[0-9]{{1,9}})?(#[a-z0-9_-]{{1,32}})?$"),
-    Field(description="dataset:NAME[@VERSION][#SPLIT]; without a split the dataset's only one, or `train`"),
+    StringConstraints(pattern=f"^dataset:{NAME}(@[0-9]{{1,9}})?{SPLIT}$|^{HUB}{SPLIT}$"),
+    Field(
+        description="dataset:NAME[@VERSION][#SPLIT]; without a split the dataset's only one, or `train`. "
+        "hf:ORG/REPO@COMMIT[#SPLIT] means what was imported from there"
+    ),
 ]
 
 

@@ -21,7 +21,7 @@ from app.errors import Fault, InUse, Invalid, NotFound, UnknownReference, shown
 from app.intake.profile import SPLITS, Profile, Split
 from app.ports.blobs import Blobs
 from app.ports.parts import Parts
-from app.services import intake, quotas
+from app.services import imported, intake, quotas
 from app.settings import Settings
 
 ANY_SPLIT = (
@@ -147,9 +147,23 @@ def _counter(session: Session, project_id: str, name: str) -> DatasetName:
 def find(session: Session, project_id: str, reference: str) -> tuple[Dataset, str]:
     """The version and the split that `dataset:NAME[@VERSION][#SPLIT]` points at.
 
-    Without a version the newest; without a split the only one, or `train`. On Postgres the row is held
-    against deletion until the transaction ends. Raises UnknownReference, which says what there is.
+    Without a version the newest; without a split the only one, or `train`. `hf:ORG/REPO@COMMIT[#SPLIT]` is
+    what was imported from there. On Postgres the row is held against deletion until the transaction ends.
+    Raises UnknownReference, which says what there is.
     """
+    if reference.startswith(imported.HUB):
+        source, _, split = reference.partition("#")
+        dataset = _imported(session, project_id, source)
+    else:
+        dataset, split = _of_name(session, project_id, reference)
+    split = split or (next(iter(dataset.files)) if len(dataset.files) == 1 else "train")
+    if split not in dataset.files:
+        raise _unknown(reference, _its_splits(dataset), "name one of them after #")
+    return dataset, split
+
+
+def _of_name(session: Session, project_id: str, reference: str) -> tuple[Dataset, str]:
+    """And the split that is named; empty: none."""
     match = _REFERENCE.fullmatch(reference)
     if match is None:
         raise _unknown(reference, "it is not of the form dataset:NAME[@VERSION][#SPLIT]", "write it so")
@@ -159,10 +173,13 @@ def find(session: Session, project_id: str, reference: str) -> tuple[Dataset, st
     if dataset is None:
         there = _what_there_is(session, project_id, name)
         raise _unknown(reference, there, "upload it with POST /v1/datasets, or name one that is there")
-    split = split or (next(iter(dataset.files)) if len(dataset.files) == 1 else "train")
-    if split not in dataset.files:
-        raise _unknown(reference, _its_splits(dataset), "name one of them after #")
-    return dataset, split
+    return dataset, split or ""
+
+
+def _imported(session: Session, project_id: str, source: str) -> Dataset:
+    dataset_id = imported.identify(session, project_id, "dataset", source)
+    held = select(Dataset).where(Dataset.id == dataset_id).with_for_update(read=True, key_share=True)
+    return session.scalars(held).one()
 
 
 def get(session: Session, project_id: str, name: str, version: int) -> Dataset:

@@ -1,24 +1,24 @@
-"""Imports as users see them: ordered, looked at, listed, cancelled, and found again by their source."""
+"""Imports as users see them: ordered, looked at, listed and cancelled."""
 
 import json
 from collections.abc import Sequence
 from hashlib import sha256
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
 from app.db.ids import new_id
-from app.db.tables import Dataset, Import, ModelVersion
+from app.db.tables import Import
 from app.errors import NotFound, Overloaded, StateConflict, shown
 from app.services import sources
 from app.services.idempotency import once
-from app.services.sources import Kind, Order
+from app.services.imported import made_of, target
+from app.services.sources import Order
 from app.settings import Settings
 
 UNFINISHED = ("queued", "running")
 MOST_UNFINISHED = 100  # of one project
-MOST_LOOKED_AT = 50  # of one source, of which what they made may be deleted
 
 
 def submit(
@@ -83,26 +83,8 @@ def cancel(session: Session, project_id: str, import_id: str) -> Import:
 def twin(session: Session, one: Import, pinned: str) -> Import | None:
     """An earlier import of the same content under the same name with the same texts, if what it made is still
     there."""
-    made = _made_of(one.project_id, one.kind, pinned).where(Import.digest == one.digest)
-    return next((row for row in session.scalars(made) if _target(session, row)), None)
-
-
-def imported(session: Session, project_id: str, kind: Kind, pinned: str) -> str | None:
-    """The id of what was imported last from a source that is pinned to a commit, if it is still there."""
-    made = session.scalars(_made_of(project_id, kind, pinned))
-    return next((row.target_id for row in made if _target(session, row)), None)
-
-
-def _made_of(project_id: str, kind: str, pinned: str) -> Select[Import]:
-    named = Import.project_id == project_id, Import.pinned == pinned, Import.kind == kind
-    succeeded = select(Import).where(*named, Import.status == "succeeded")
-    return succeeded.order_by(Import.id.desc()).limit(MOST_LOOKED_AT)
-
-
-def _target(session: Session, made: Import) -> ModelVersion | Dataset | None:
-    if made.kind == "model":
-        return session.get(ModelVersion, made.target_id)
-    return session.get(Dataset, made.target_id)
+    same = made_of(one.project_id, one.kind, Import.pinned == pinned).where(Import.digest == one.digest)
+    return next((row for row in session.scalars(same) if target(session, row) is not None), None)
 
 
 def _insert(session: Session, settings: Settings, project_id: str, order: Order) -> Import:

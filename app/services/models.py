@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from app.db.ids import new_id
 from app.db.tables import Alias, Model, ModelVersion
 from app.errors import Fault, NotFound, UnknownReference, shown
-from app.services import quotas
+from app.services import imported, quotas
 
 Json = dict[str, Any]
 
@@ -119,9 +119,12 @@ def lock(session: Session, project_id: str, name: str) -> Model | None:
 
 def find(session: Session, project_id: str, reference: str) -> ModelVersion:
     """What `model:NAME`, `model:NAME@VERSION` or `model:NAME@ALIAS` points at; the prefix may be left out.
+    Or what was imported from `hf:ORG/REPO@COMMIT`.
 
     Raises UnknownReference, which says what there is.
     """
+    if reference.startswith(imported.HUB):
+        return session.get_one(ModelVersion, imported.identify(session, project_id, "model", reference))
     return session.get_one(ModelVersion, identify(session, project_id, reference))
 
 
