@@ -20,7 +20,8 @@ _AT_A_KEY = (
 )  # their location ends with a key that the value lacks or has too much
 _DICTIONARY = re.compile(r"a valid dictionary or .*")
 _FORMS = {  # by how a pattern begins
-    "^model:": "model:NAME, model:NAME@VERSION, model:NAME@ALIAS or job:ID/checkpoint@best",
+    "^model:": "model:NAME, model:NAME@VERSION, model:NAME@ALIAS, hf:ORG/REPO@COMMIT or "
+    "job:ID/checkpoint@best",
     "^dataset:": "dataset:NAME, dataset:NAME@VERSION or hf:ORG/REPO@COMMIT; each may have #SPLIT behind it",
     f"^{NAME}$": "1 to 100 of a-z, 0-9, '.', '_' and '-', a letter or a digit first",
     "^[a-z][a-z0-9_-]": "1 to 64 of a-z, 0-9, '_' and '-', a letter first",

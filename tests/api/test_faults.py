@@ -130,8 +130,8 @@ def test_a_query_parameter_is_pointed_at_too() -> None:
 @pytest.mark.parametrize(
     ("changes", "fix"),
     [
-        ({"teachers": [{"model": "big"}]}, "Write model:NAME, model:NAME@VERSION or model:NAME@ALIAS."),
-        ({"data": {"train": "rows"}}, "Write dataset:NAME, dataset:NAME@VERSION or either with #SPLIT"),
+        ({"teachers": [{"model": "big"}]}, "Write model:NAME, model:NAME@VERSION, model:NAME@ALIAS, "),
+        ({"data": {"train": "rows"}}, "Write dataset:NAME, dataset:NAME@VERSION or hf:ORG/REPO@"),
         ({"losses": []}, "Send at least 1 item."),
     ],
 )
