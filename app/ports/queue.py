@@ -103,5 +103,6 @@ BROKER_MANNERS = {
     "worker_enable_remote_control": False,
     "worker_hijack_root_logger": False,
     "worker_prefetch_multiplier": 1,
+    "worker_redirect_stdouts": False,  # our log writes to stderr itself
     "worker_send_task_events": False,
 }
