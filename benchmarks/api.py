@@ -19,7 +19,7 @@ from app.db.session import Sessions
 from app.db.tables import Job
 from app.services.access import DEFAULT_PROJECT
 from app.services.keys import establish
-from app.services.transitions import PHASES
+from app.services.phases import PHASES
 from app.settings import Settings
 from harness.load import get, put_under_load
 from harness.servers import Running, bare, embedded, service
@@ -124,7 +124,7 @@ def resolved() -> dict[str, Any]:
         "format": "huggingface",
         "family": "resnet",
         "labels": labels,
-        "order": list(range(10)),
+        "order": [[place] for place in range(10)],
         "preprocessing": pixels,
         "details": {"config": {"model_type": "resnet", "id2label": dict(enumerate(labels))}},
         "parameters": 1_000_000,

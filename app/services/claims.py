@@ -14,9 +14,11 @@ from typing import Any
 from sqlalchemy import (
     JSON,
     ColumnElement,
+    Float,
     Integer,
     Row,
     Select,
+    String,
     Subquery,
     bindparam,
     case,
@@ -30,12 +32,13 @@ from sqlalchemy import (
     union_all,
 )
 from sqlalchemy.orm import Session, aliased
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.db.dialect import db_now
 from app.db.tables import Job, MetricPoint, Project
 from app.failpoints import failpoint
 from app.services.phases import PHASES, pending
-from app.services.transitions import Note, change, write_events
+from app.services.transitions import Note, change, changing, write_events
 
 TRIES = 3  # looks at whose turn it is, when others were faster each time
 TURNS = 16  # projects that one look finds
@@ -162,52 +165,62 @@ def _kept_for(session: Session, room: Room) -> int:
 
 def _take(session: Session, turn: Row[Any], free: int, owner: str, lease_s: float, device: str) -> Job | None:
     """None: others were faster. Claims in a project with a quota go one after the other, for it to hold."""
-    candidate = (
-        select(Job.id)
-        .where(Job.project_id == turn.project_id, Job.priority == turn.priority)
-        .where(*_fits(Job, turn.accelerator, free))
-        .order_by(Job.created_at, Job.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
+    given = {
+        "the_project": turn.project_id,
+        "the_accelerator": turn.accelerator,
+        "the_priority": turn.priority,
+        "the_room": free,
+        "the_owner": owner,
+        "the_lease": lease_s,
+        "the_device": device,
+    }
     if turn.quota is None:
-        return _claimed(session, candidate, owner, lease_s, device=device)
-    running = select(func.count()).where(Job.project_id == turn.project_id, Job.status == "running")
+        return session.execute(_claiming(below_quota=False), given).scalar_one_or_none()
     with session.begin_nested() as savepoint:
         held = select(Project.id).where(Project.id == turn.project_id).with_for_update(key_share=True)
         session.execute(held)
-        below = running.scalar_subquery() < turn.quota
-        job = _claimed(session, candidate, owner, lease_s, below, device=device)
+        found = session.execute(_claiming(below_quota=True), given | {"the_quota": turn.quota})
+        job = found.scalar_one_or_none()
         if job is None:
             savepoint.rollback()  # lets the project go before another one is held
     return job
 
 
-def _claimed(
-    session: Session, candidate: Any, owner: str, lease_s: float, *guards: ColumnElement[bool], **found: Any
-) -> Job | None:
-    """With the time that earlier attempts have left, and with how far the last checkpoint got."""
+@cache
+def _claiming(*, below_quota: bool) -> ReturningUpdate[Job]:
+    """The UPDATE, with the time that earlier attempts have left and how far the last checkpoint got."""
+    project, room = bindparam("the_project", type_=String), bindparam("the_room", type_=Integer)
+    accelerator = bindparam("the_accelerator", type_=String)
+    candidate = (
+        select(Job.id)
+        .where(Job.project_id == project, Job.priority == bindparam("the_priority", type_=Integer))
+        .where(*ready(Job), Job.accelerator == accelerator, Job.devices <= room)
+        .order_by(Job.created_at, Job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    running = select(func.count()).where(Job.project_id == project, Job.status == "running")
+    below = running.scalar_subquery() < bindparam("the_quota", type_=Integer)
     goes_on = Job.checkpoint_step > 0
-    return change(
-        session,
+    return changing(
         candidate,
         Job.status == "queued",
-        *guards,
-        unwritten=2,
+        *([below] if below_quota else []),
+        events=2,
         status="running",
         attempt=Job.attempt + 1,
-        lease_owner=owner,
-        lease_expires_at=db_now(lease_s),
+        lease_owner=bindparam("the_owner", type_=String),
+        lease_expires_at=db_now(bindparam("the_lease", type_=Float)),
         started_at=func.coalesce(Job.started_at, db_now()),
         attempt_started_at=db_now(),
         deadline_at=db_now(Job.runtime_left_s),
         runtime_left_s=None,
         preempted=False,
+        device=bindparam("the_device", type_=String),
         phases=[pending(name) for name in PHASES],
         progress=case((goes_on, Job.progress), else_=literal({}, JSON)),
         best=case((goes_on, Job.best), else_=null()),
-        **found,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from sqlalchemy import ColumnElement, insert, select, update
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.db.dialect import db_now
 from app.db.ids import new_id
@@ -38,30 +39,31 @@ def change(
     job_id: Any,
     *guards: ColumnElement[bool],
     events: Sequence[Note] = (),
-    unwritten: int = 0,
     **values: Any,
 ) -> Job | None:
-    """One UPDATE that moves `version` and makes room for the events; None when a guard does not hold.
-
-    unwritten: how many events the caller will write itself, at the end of the row's numbers.
-    """
+    """One UPDATE that moves `version` and makes room for the events; None when a guard does not hold."""
     if "artifacts" in values:
         values["artifact_bytes"] = sum(artifact["size"] for artifact in values["artifacts"])
-    statement = (
-        update(Job)
-        .where(Job.id == job_id, *guards)
-        .values(version=Job.version + 1, last_seq=Job.last_seq + len(events) + unwritten, **values)
-        .returning(Job)
-        .execution_options(synchronize_session=False, populate_existing=True)
-    )
+    statement = changing(job_id, *guards, events=len(events), **values)
     job = session.execute(statement).scalar_one_or_none()
     if job is None:
         return None
     if events:
-        write_events(session, job.id, job.last_seq - unwritten - len(events) + 1, events)
+        write_events(session, job.id, job.last_seq - len(events) + 1, events)
     if values.get("status", "running") != "running":
         usage.settle(session, job)
     return job
+
+
+def changing(job_id: Any, *guards: ColumnElement[bool], events: int, **values: Any) -> ReturningUpdate[Job]:
+    """The UPDATE itself, for who writes the events alone: they have the last of the row's numbers."""
+    return (
+        update(Job)
+        .where(Job.id == job_id, *guards)
+        .values(version=Job.version + 1, last_seq=Job.last_seq + events, **values)
+        .returning(Job)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    )
 
 
 def write_events(session: Session, job_id: str, first: int, events: Sequence[Note]) -> None:

@@ -25,9 +25,11 @@ class Load:
         return self.latencies_s[int(share * (len(self.latencies_s) - 1))] * 1000
 
 
-def put_under_load(port: int, request: bytes, *, connections: int, seconds: float) -> Load:
-    """Raises RuntimeError when an answer is not 200."""
-    return uvloop.run(_load(port, request, connections, seconds))
+def put_under_load(
+    port: int, request: bytes, *, connections: int, seconds: float, expected: int = 200
+) -> Load:
+    """Raises RuntimeError when an answer has another status."""
+    return uvloop.run(_load(port, request, connections, seconds, str(expected).encode()))
 
 
 def get(path: str) -> bytes:
@@ -39,10 +41,10 @@ def post(path: str, body: bytes, media_type: str) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def _load(port: int, request: bytes, connections: int, seconds: float) -> Load:
+async def _load(port: int, request: bytes, connections: int, seconds: float, status: bytes) -> Load:
     loop = asyncio.get_running_loop()
     started = time.perf_counter()
-    callers = [_Caller(request, started + seconds) for _ in range(connections)]
+    callers = [_Caller(request, started + seconds, status) for _ in range(connections)]
     for caller in callers:
         await loop.create_connection(partial(_itself, caller), "127.0.0.1", port)
     await asyncio.gather(*(caller.ended for caller in callers))
@@ -57,10 +59,10 @@ def _itself(caller: "_Caller") -> "_Caller":
 class _Caller(asyncio.Protocol):
     """One connection: asks, reads the answer whole, asks again until the deadline."""
 
-    def __init__(self, request: bytes, deadline: float) -> None:
+    def __init__(self, request: bytes, deadline: float, status: bytes) -> None:
         self.latencies_s: list[float] = []
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._request, self._deadline = request, deadline
+        self._request, self._deadline, self._status = request, deadline, status
         self._buffer, self._expected = b"", 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -75,7 +77,7 @@ class _Caller(asyncio.Protocol):
             return
         now = time.perf_counter()
         self.latencies_s.append(now - self._asked)
-        if self._buffer[9:12] != b"200":
+        if self._buffer[9:12] != self._status:
             self._end(RuntimeError(self._buffer.decode(errors="replace")))
         elif now < self._deadline:
             self._ask()
