@@ -51,6 +51,15 @@ def test_a_whole_file_comes_as_an_attachment(client: TestClient) -> None:
     assert client.get(URL.replace("model.safetensors", "config.json")).json() == {}
 
 
+def test_head_tells_of_a_file_without_sending_it(client: TestClient) -> None:
+    whole, part = client.head(URL), client.head(URL, headers={"Range": "bytes=0-9"})
+    assert (whole.status_code, whole.content, whole.headers["content-length"]) == (200, b"", "10240")
+    assert whole.headers["etag"] == ETAG
+    assert (part.status_code, part.headers["content-range"]) == (206, "bytes 0-9/10240")
+    assert client.head(URL, headers={"If-None-Match": ETAG}).status_code == 304
+    assert client.head(URL + "x").status_code == 404
+
+
 @pytest.mark.parametrize(
     ("wanted", "start", "end"),
     [
