@@ -162,6 +162,10 @@ class UnknownReference(Invalid):
     code, title = "unknown_reference", "A reference points at nothing"
 
 
+class ReferenceNotReady(Invalid):
+    code, title = "reference_not_ready", "What is pointed at is not there yet"
+
+
 class LabelMismatch(Invalid):
     code, title = "label_mismatch", "Teacher and data disagree about the labels"
 

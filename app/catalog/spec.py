@@ -55,13 +55,15 @@ AliasName = Annotated[str, StringConstraints(pattern="^[a-z][a-z0-9_-]{0,63}$")]
 Text = Annotated[str, StringConstraints(max_length=200)]
 _PART = "[A-Za-z0-9][A-Za-z0-9._-]{0,95}"
 HUB = f"hf:{_PART}/{_PART}(@[A-Za-z0-9][A-Za-z0-9._/-]{{0,127}})?"
+JOB = "job:job_[0-9a-z]{1,40}/checkpoint@(best|last)"
 SPLIT = "(#[a-z0-9_-]{1,32})?"
 ModelReference = Annotated[
     str,
-    StringConstraints(pattern=f"^model:{NAME}(@[A-Za-z0-9._-]{{1,64}})?$|^{HUB}$"),
+    StringConstraints(pattern=f"^model:{NAME}(@[A-Za-z0-9._-]{{1,64}})?$|^{HUB}$|^{JOB}$"),
     Field(
         description="model:NAME, model:NAME@VERSION or model:NAME@ALIAS; a bare name means its newest "
-        "version. hf:ORG/REPO@COMMIT means what was imported from there"
+        "version. hf:ORG/REPO@COMMIT means what was imported from there, and job:ID/checkpoint@best what "
+        "a job has made"
     ),
 ]
 DatasetReference = Annotated[

@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from app.db.ids import new_id
 from app.db.tables import Alias, Model, ModelVersion
 from app.errors import Fault, NotFound, UnknownReference, shown
-from app.services import imported, quotas
+from app.services import imported, job_outputs, quotas
 
 Json = dict[str, Any]
 
@@ -119,7 +119,7 @@ def lock(session: Session, project_id: str, name: str) -> Model | None:
 
 def find(session: Session, project_id: str, reference: str) -> ModelVersion:
     """What `model:NAME`, `model:NAME@VERSION` or `model:NAME@ALIAS` points at; the prefix may be left out.
-    Or what was imported from `hf:ORG/REPO@COMMIT`.
+    Or what was imported from `hf:ORG/REPO@COMMIT`, or what `job:ID/checkpoint@best` has made.
 
     Raises UnknownReference, which says what there is.
     """
@@ -130,6 +130,8 @@ def find(session: Session, project_id: str, reference: str) -> ModelVersion:
 
 def identify(session: Session, project_id: str, reference: str) -> str:
     """The id of what `find` finds, for one small query."""
+    if reference.startswith(job_outputs.JOB):
+        return job_outputs.identify(session, project_id, reference)
     name, _, selector = reference.removeprefix("model:").partition("@")
     version_id = _select(session, project_id, name, selector)
     if version_id is None:

@@ -11,7 +11,16 @@ from app.catalog.base import Frozen
 from app.catalog.measures import measures
 from app.catalog.spec import Holdout, JobSpec
 from app.catalog.sweep import MOST_LABELS, FloatRange, SweepSpec, overlaps, parts_of, spec_at, value_at
-from app.errors import Fault, Invalid, InvalidSpec, UnknownReference, pointer, sentence, shown
+from app.errors import (
+    Fault,
+    Invalid,
+    InvalidSpec,
+    ReferenceNotReady,
+    UnknownReference,
+    pointer,
+    sentence,
+    shown,
+)
 from app.services import datasets, models
 from app.services.planning import data_plan
 from app.services.planning import plan as job_plan
@@ -84,13 +93,13 @@ def _pinned(session: Session, project_id: str, value: Any) -> Any:
     if isinstance(value, list):
         return [_pinned(session, project_id, one) for one in value]
     try:
-        if isinstance(value, str) and value.startswith("model:"):
+        if isinstance(value, str) and value.startswith(("model:", "job:")):
             entry = models.entry(session, models.find(session, project_id, value))
             return f"model:{entry.name}@{entry.version.version}"
         if isinstance(value, str) and value.startswith("dataset:"):
             dataset, split = datasets.find(session, project_id, value)
             return f"dataset:{dataset.name}@{dataset.version}#{split}"
-    except UnknownReference:
+    except (UnknownReference, ReferenceNotReady):
         pass
     return value
 
