@@ -11,7 +11,8 @@ import signal
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,8 +26,9 @@ from tests.chaos.true_order import true_order
 
 TIMES, PATIENCE_S, LOOK_S = 20, 120.0, 0.02
 LEASE_S = 10.0
-PROMISED = {"kill -9 to training again": 15.0, "cancel to a free device": 5.0, "SIGTERM to the end": 30.0}
-SETTINGS = {"STILLHOUSE_LEASE_S": str(LEASE_S), "STILLHOUSE_POLL_S": "2", "STILLHOUSE_SLOTS": "1"}
+KILL, CANCEL, DRAIN = "kill -9 to training again", "cancel to a free device", "SIGTERM to the end"
+PROMISED = {KILL: 15.0, CANCEL: 5.0, DRAIN: 30.0}
+SETTINGS = {"STILLHOUSE_LEASE_S": str(LEASE_S), "STILLHOUSE_POLL_S": "2", "STILLHOUSE_CHECKPOINT_S": "1"}
 
 
 def main() -> int:
@@ -36,8 +38,10 @@ def main() -> int:
         client = Client(stack, 0, depth=0)
         client.true_order = true_order(stack, epochs=100_000)
         bench = Bench(stack, client)
-        measures = dict(zip(PROMISED, (bench.kill, bench.cancel, bench.drain), strict=True))
-        found = {what: [told(what, measure()) for _ in range(times)] for what, measure in measures.items()}
+        for _ in range(times):
+            bench.killed()
+            bench.drained()
+    found = bench.seconds
     print(f"{'':28}{'n':>4}{'p50 s':>8}{'p99 s':>8}{'max s':>8}{'promised':>10}")
     kept = True
     for what, seconds in found.items():
@@ -48,47 +52,52 @@ def main() -> int:
     return int(not kept)
 
 
-def told(what: str, seconds: float) -> float:
-    print(f"{what}: {seconds:.2f} s", flush=True)
-    return seconds
-
-
 class Bench:
     """One job at a time, which would train for hours."""
 
     def __init__(self, stack: Stack, client: Client) -> None:
         self._stack, self._client, self._number = stack, client, 0
+        self.seconds: dict[str, list[float]] = {what: [] for what in PROMISED}
 
-    def kill(self) -> float:
+    def killed(self) -> None:
+        """A worker that is killed; its job, once it trains again, is cancelled."""
         job_id = self._begun()
+        until(lambda: self._job(job_id).checkpoint_step)
         attempt = self._job(job_id).attempt
-        self._worker(job_id).kill()
-        at = time.time()
-        until(lambda: self._trains(job_id, attempt + 1))
-        took = time.time() - at
-        self._mended(job_id)
-        return took
+        with self._timed(KILL):
+            self._worker(job_id).kill()
+            until(lambda: self._trains(job_id, attempt + 1))
+        self._cancelled(job_id)
 
-    def cancel(self) -> float:
-        job_id = self._begun()
-        pid = self._pid(job_id)
-        at = time.time()
-        self._client.cancel("true", job_id)
-        until(lambda: self._job(job_id).status == "cancelled" and not Path(f"/proc/{pid}").exists())
-        return time.time() - at
-
-    def drain(self) -> float:
+    def drained(self) -> None:
+        """A worker that is told to go; its job goes on in the other one."""
         job_id = self._begun()
         worker = self._worker(job_id)
-        at = time.time()
-        worker.send(signal.SIGTERM)
-        worker.wait(PATIENCE_S)
-        took = time.time() - at
+        with self._timed(DRAIN):
+            worker.send(signal.SIGTERM)
+            worker.wait(PATIENCE_S)
         job = self._job(job_id)
         assert job.failures == 0, job.failures
         assert job.checkpoint_step > 0
-        self._mended(job_id)
-        return took
+        until(lambda: self._trains(job_id, job.attempt + 1))
+        self._cancelled(job_id)
+
+    def _cancelled(self, job_id: str) -> None:
+        """Afterwards both workers are there again."""
+        pid = self._pid(job_id)
+        with self._timed(CANCEL):
+            self._client.cancel("true", job_id)
+            until(lambda: self._job(job_id).status == "cancelled" and not Path(f"/proc/{pid}").exists())
+        for worker in self._stack.supervisors:
+            if not worker.alive:
+                worker.start()
+
+    @contextmanager
+    def _timed(self, what: str) -> Iterator[None]:
+        begun = time.monotonic()
+        yield
+        self.seconds[what].append(time.monotonic() - begun)
+        print(f"{what}: {self.seconds[what][-1]:.2f} s", flush=True)
 
     def _begun(self) -> str:
         """A job whose training has gone some steps."""
@@ -97,14 +106,6 @@ class Bench:
         assert job_id is not None
         until(lambda: self._trains(job_id, 1))
         return job_id
-
-    def _mended(self, job_id: str) -> None:
-        """The job is gone and both workers are there."""
-        self._client.cancel("true", job_id)
-        until(lambda: self._job(job_id).status == "cancelled")
-        for worker in self._stack.supervisors:
-            if not worker.alive:
-                worker.start()
 
     def _trains(self, job_id: str, attempt: int) -> bool:
         """Whether this attempt or a later one has told of a step."""
