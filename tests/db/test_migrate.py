@@ -6,14 +6,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import CheckConstraint, Connection, inspect, text
+from sqlalchemy import CheckConstraint, Connection, inspect, select, text
+from sqlalchemy.orm import Session
 
 from app.db.migrate import head, is_current, upgrade
 from app.db.session import Sessions
-from app.db.tables import Base
+from app.db.tables import Base, Job, Key, Project
 
 TRIGGERS = {"jobs_terminal_immutable", "events_append_only", "audit_append_only", "audit_keeps_all"}
 
@@ -85,3 +88,45 @@ def _triggers(connection: Connection) -> set[str]:
         "postgresql": "SELECT tgname FROM pg_trigger WHERE NOT tgisinternal",
     }
     return set(connection.execute(text(of_dialect[connection.dialect.name])).scalars())
+
+
+def test_keys_and_jobs_of_before_quotas_survive(sessions: Sessions, database_url: str) -> None:
+    """A key could do everything, and an ended job's artifacts are weighed though its row never changes."""
+    with sessions.write() as session:
+        Base.metadata.drop_all(session.connection())
+        session.execute(text("DROP TABLE alembic_version"))
+    _upgrade_to("0005", sessions)
+    moment = "2026-01-01 00:00:00.000000+00" if "postgres" in database_url else "2026-01-01 00:00:00.000000"
+    with sessions.write() as session:
+        _insert(session, "projects", id="prj_a", name="a", created_at=moment)
+        _insert(session, "keys", id="key_a", project_id="prj_a", name="a", digest="0" * 64, created_at=moment)
+        given = {"project_id": "prj_a", "status": "cancelled", "desired": "run", "version": 1, "last_seq": 0,
+                 "artifacts": '[{"name": "a", "size": 3}, {"name": "b", "size": 4}]'}  # fmt: skip
+        moments = dict.fromkeys(("available_at", "created_at", "ended_at"), moment)
+        _insert(session, "jobs", id="job_a", **given, **moments)
+    upgrade(database_url)
+    with sessions.engine.connect() as connection:
+        assert connection.execute(select(Key.scopes)).scalar_one() == ["read", "write", "predict", "admin"]
+        assert connection.execute(select(Job.artifact_bytes)).scalar_one() == 7
+        assert connection.execute(select(Project.max_bytes)).scalar_one() is None
+        assert _triggers(connection) == TRIGGERS
+
+
+def _upgrade_to(revision: str, sessions: Sessions) -> None:
+    with sessions.engine.connect().execution_options(stillhouse_write=True) as connection:
+        config = Config(attributes={"connection": connection})
+        config.set_main_option("script_location", "migrations")
+        with connection.begin():
+            command.upgrade(config, revision)
+
+
+def _insert(session: Session, table: str, **given: object) -> None:
+    """A row; of columns that must be filled and are not given, the emptiest value."""
+    columns = inspect(session.connection()).get_columns(table)
+    for column in columns:
+        if not column["nullable"] and column["name"] not in given:
+            kind = column["type"].python_type
+            given[column["name"]] = kind() if kind in (int, float, bool) else "{}"
+    names = ", ".join(given)
+    values = ", ".join(f":{name}" for name in given)
+    session.execute(text(f"INSERT INTO {table} ({names}) VALUES ({values})"), given)
