@@ -43,7 +43,7 @@ def resume_job(job_id: str, parts: PartsDep, principal: PrincipalDep) -> Respons
     with parts.sessions.write() as session:
         jobs.resume(session, principal.project_id, job_id)
         record = job_records.get(session, principal.project_id, job_id)
-    parts.queue.ring(job_id)
+    parts.queue.ring(job_id, record.job.accelerator)
     return accepted(record)
 
 
@@ -56,7 +56,7 @@ def retry_job(
     with parts.sessions.write() as session:
         job = copies.retry(session, principal.project_id, job_id, idempotency_key)
         record = job_records.get(session, principal.project_id, job.id)
-    parts.queue.ring(job.id)
+    parts.queue.ring(job.id, job.accelerator)
     return accepted(record)
 
 
@@ -81,7 +81,7 @@ def clone_job(
             parent_id=job_id,
         )
         record = job_records.get(session, principal.project_id, job.id)
-    parts.queue.ring(job.id)
+    parts.queue.ring(job.id, job.accelerator)
     return accepted(record)
 
 

@@ -58,7 +58,7 @@ def submit_job(
         failpoint("submit.before_commit")
     failpoint("submit.after_commit")
     with traces.span("ring"):
-        parts.queue.ring(job.id)
+        parts.queue.ring(job.id, job.accelerator)
     failpoint("submit.after_ring")
     return accepted(record)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
-from sqlalchemy import Subquery, and_, case, func, or_, select
+from sqlalchemy import Select, Subquery, and_, bindparam, case, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
@@ -40,8 +40,7 @@ def waiting(session: Session, jobs: Sequence[Job]) -> dict[str, Waiting]:
     there = workers.live(session)
     found = {}
     for (accelerator, devices), ids in alike.items():
-        line = _line(_rivals(there, accelerator, devices))
-        for row in session.execute(select(line).where(line.c.id.in_(ids))):
+        for row in session.execute(_standing(_rivals(there, accelerator, devices)), {"ids": ids}):
             found[row.id] = Waiting(_reason(row), row.ahead, missing(there, accelerator, devices))
     return found
 
@@ -75,7 +74,13 @@ def _rivals(there: Sequence[Worker], accelerator: str, devices: int) -> frozense
     return frozenset({"auto", accelerator}.union(*(worker.accelerators for worker in fit)))
 
 
-@cache  # it takes longer to build than to run
+@cache  # they take longer to build than to run
+def _standing(rivals: frozenset[str]) -> Select[*tuple[Any, ...]]:
+    line = _line(rivals)
+    return select(line).where(line.c.id.in_(bindparam("ids", expanding=True)))
+
+
+@cache
 def _line(rivals: frozenset[str]) -> Subquery:
     """All queued jobs in the order of claims, each with how many go before it; services.claims has the rule.
 
