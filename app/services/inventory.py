@@ -91,16 +91,18 @@ def _named(session: Session) -> Iterator[tuple[str, str]]:
     ):
         for value, row_id in session.execute(select(column, owner).execution_options(yield_per=500)):
             yield from ((sha256, row_id) for sha256 in _digests(value))
-    for sha256, row_id in session.execute(select(Job.result_manifest, Job.id)):
-        if sha256 is not None:
-            yield sha256, row_id
-    yield from session.execute(select(AttemptLog.sha256, AttemptLog.job_id)).tuples()
-    yield from session.execute(select(Signals.sha256, Signals.project_id)).tuples()
+    for named in (
+        select(Job.result_manifest, Job.id).where(Job.result_manifest.is_not(None)),
+        select(AttemptLog.sha256, AttemptLog.job_id),
+        select(Signals.sha256, Signals.project_id),
+    ):
+        yield from ((str(row[0]), row[1]) for row in session.execute(named))
 
 
 def _lists(session: Session) -> Iterator[tuple[str, str]]:
     """The same of blobs that name others."""
-    yield from session.execute(select(JobCheckpoint.manifest, JobCheckpoint.job_id)).tuples()
+    for manifest, job_id in session.execute(select(JobCheckpoint.manifest, JobCheckpoint.job_id)):
+        yield manifest, job_id
     for artifacts, job_id in session.execute(select(Job.artifacts, Job.id)):
         yield from ((one["sha256"], job_id) for one in artifacts if one["name"].startswith(HOP))
 
