@@ -7,15 +7,11 @@ import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from app.settings import Settings
+from tests.composed import FILE as COMPOSE
+from tests.composed import ROOT, SERVICES
 
-ROOT = Path(__file__).parents[1]
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 OURS = {name: service for name, service in SERVICES.items() if "build" in service}
 
@@ -60,6 +56,19 @@ def test_the_given_settings_are_valid() -> None:
                 if key != "STILLHOUSE_ACCELERATORS"
             }
         )
+
+
+def test_our_own_processes_are_confined_watched_and_given_time() -> None:
+    for name, service in OURS.items():
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["stop_grace_period"] == "40s", name  # more than GOODBYE_S and the requests before it
+    for name in ("worker", "worker-gpu"):
+        port = SERVICES[name]["environment"]["STILLHOUSE_METRICS_PORT"]
+        assert f":{port}/healthz" in SERVICES[name]["healthcheck"]["test"][-1]
+        assert SERVICES[name]["expose"] == [port]
+    assert re.findall(r"^USER (\w+)$", DOCKERFILE, re.MULTILINE) == ["stillhouse", "stillhouse"]
+    assert all(service["logging"]["options"]["max-size"] for service in SERVICES.values())
 
 
 def test_the_api_asks_for_its_first_key() -> None:

@@ -19,6 +19,7 @@ import pytest
 
 from app.api.job_views import EventView, JobView
 from app.settings import Settings
+from tests import composed as composed_file
 from tests import servers
 from tests.intake import checkpoints, samples
 
@@ -159,14 +160,20 @@ def test_production_from_upload_to_prediction(
     redis_url: str,
     s3: servers.S3,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    changes = {
-        "database_url": postgres_url,
-        "blobs_url": f"s3://{s3.bucket}/{s3.prefix}",
-        "queue_url": redis_url,
-        "bootstrap_key": KEY,
+    """Each process has the variables of docker-compose.yml, and real servers in the places that they name."""
+    places = {
+        "STILLHOUSE_DATABASE_URL": postgres_url,
+        "STILLHOUSE_BLOBS_URL": s3.url,
+        "STILLHOUSE_QUEUE_URL": redis_url,
+        "STILLHOUSE_WORK_DIR": str(settings.work_dir),
+        "STILLHOUSE_METRICS_PORT": str(servers.free_port()),
+        "TMPDIR": str(tmp_path),
+        **s3.environment,
     }
-    client = service(**changes)
+    api = composed("api", places)
+    client = service(**as_composed(monkeypatch, api).model_dump(exclude={"port"}))
     assert client.get("/v1/jobs").status_code == 401
     client.headers["Authorization"] = f"Bearer {KEY}"
     rows = samples.irises()
@@ -194,12 +201,33 @@ def test_production_from_upload_to_prediction(
         "training": {"epochs": 5, "batch_size": 16},
         "output": {"model": "iris-tiny"},
     }
-    with celery_worker(settings.model_copy(update=changes), tmp_path):
+    with celery_worker(as_composed(monkeypatch, composed("worker", places)), tmp_path):
         job = ended(client, ask(client, "POST", "/v1/jobs", json=spec))
+        page = httpx.get(f"http://127.0.0.1:{places['STILLHOUSE_METRICS_PORT']}/metrics")
+        well = httpx.get(f"http://127.0.0.1:{places['STILLHOUSE_METRICS_PORT']}/healthz")
+    figures = {line.partition(" ")[0]: line.partition(" ")[2] for line in page.text.splitlines()}
+    assert (figures["stillhouse_worker_slots"], well.status_code) == ("1.0", 200)
+    assert float(figures["stillhouse_worker_silent_seconds"]) < 60
+    assert float(figures["process_resident_memory_bytes"]) > 0
     assert job["status"] == "succeeded", job["error"]
     row = {name: value for name, value in rows[0].items() if name != "species"}
     answer = ask(client, "POST", "/v1/models/iris-tiny/predict", json={"inputs": [row]})
     assert answer["predictions"][0]["label"] in names
+
+
+def composed(name: str, places: dict[str, str]) -> dict[str, str]:
+    """A service's variables, in which nothing is added and only places are others."""
+    given = composed_file.environment(name, {"STILLHOUSE_BOOTSTRAP_KEY": KEY})
+    return given | {variable: place for variable, place in places.items() if variable in given}
+
+
+def as_composed(monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]) -> Settings:
+    """What a process reads that has these variables and no others of ours."""
+    for variable in [one for one in os.environ if one.startswith(("STILLHOUSE_", "AWS_"))]:
+        monkeypatch.delenv(variable)
+    for variable, value in environment.items():
+        monkeypatch.setenv(variable, value)
+    return Settings()
 
 
 @contextmanager
