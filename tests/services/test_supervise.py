@@ -298,14 +298,18 @@ def test_a_job_past_its_deadline_fails_and_says_so(parts: Parts, trainer: Callab
 
 def test_the_lookout_takes_back_silent_jobs_and_rings_for_waiting_ones(parts: Parts) -> None:
     assert isinstance(parts.queue, LocalQueue)
+    place = Workplace(parts.settings)
+    supervise.look_around(parts, place)
+    assert not parts.queue.bell.is_set()
     job_id = submitted(parts)
     with parts.sessions.write() as session:
         claims.claim(session, "a worker that died", ("cpu",), 0.0)
-    supervise.look_around(parts, Workplace(parts.settings))
-    assert (seen(parts, job_id).status, parts.queue.bell.is_set()) == ("queued", False)
-    submitted(parts)
-    supervise.look_around(parts, Workplace(parts.settings))
-    assert parts.queue.bell.is_set()
+    supervise.look_around(parts, place)
+    assert (seen(parts, job_id).status, parts.queue.bell.is_set()) == ("queued", True)
+    parts.queue.bell.clear()
+    place.take(Job(accelerator="cpu", devices=1))
+    supervise.look_around(parts, place)
+    assert not parts.queue.bell.is_set(), "no slot is free"
 
 
 def test_the_real_worker_ends_when_its_pipe_closes(parts: Parts) -> None:
