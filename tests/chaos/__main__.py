@@ -23,6 +23,7 @@ def main() -> int:
     parser.add_argument("--only", action="append", default=[], help="the name of a fault; several times")
     parser.add_argument("--depth", type=int, default=6, help="jobs that wait or run at any time")
     parser.add_argument("--true", type=float, default=0.0, help="share of jobs for the real worker")
+    parser.add_argument("--minutes", type=float, default=1e6, help="after which no more faults begin")
     parser.add_argument("--keep", type=Path, help="an empty folder that stays, with the logs")
     parser.add_argument(
         "--prove", action="store_true", help="play the sabotages and their sound twins instead"
@@ -69,6 +70,7 @@ def _run(kind: str, folder: Path, faults: int, given: argparse.Namespace) -> Res
         depth=given.depth,
         true=given.true,
         only=given.only,
+        minutes=given.minutes,
         prepare=true_order if given.true else None,
     )
     _tell(kind, [result])

@@ -17,12 +17,13 @@ from redis.exceptions import RedisError
 
 from app.failpoints import NAMES
 from app.ports.queue import CeleryQueue
-from tests.chaos.processes import Process, trainers
+from tests.chaos.processes import Process, processor_s, trainers
 from tests.chaos.proxy import Mood
 from tests.chaos.stack import LEASE_S, Stack
 
 BAD_DAY_S = (0.2, 1.5)
-FINDING_S = 3.0  # for a trainer to be there
+FINDING_S = 10.0  # for a trainer that has worked so long
+WORK_S = 1.3  # of processor time, which a drill takes
 SERVERS = ("claim.", "renew.", "reap.", "bury.", "end.", "submit.")
 
 Fault = Callable[[Stack, random.Random], bool]
@@ -36,14 +37,15 @@ class Named:
 
 
 def kill_trainer(stack: Stack, chance: random.Random) -> bool:
-    deadline = time.monotonic() + FINDING_S
+    """Somewhere in its work, counted in processor time, so that a busy machine does not move it."""
+    worked_s, deadline = chance.uniform(0.0, WORK_S), time.monotonic() + FINDING_S
     while time.monotonic() < deadline:
-        time.sleep(chance.uniform(0.0, 0.3))
-        pids = list(trainers(stack.supervisors))
-        if pids:
-            with suppress(ProcessLookupError):
-                os.kill(chance.choice(pids), signal.SIGKILL)
-                return True
+        for pid in trainers(stack.supervisors):
+            with suppress(ProcessLookupError, FileNotFoundError):
+                if processor_s(pid) >= worked_s:
+                    os.kill(pid, signal.SIGKILL)
+                    return True
+        time.sleep(0.01)
     return False
 
 

@@ -130,3 +130,9 @@ def children(pid: int) -> list[int]:
         with suppress(OSError):
             pids += map(int, task.read_text().split())
     return pids
+
+
+def processor_s(pid: int) -> float:
+    """Used so far, without ended children. Raises FileNotFoundError, ProcessLookupError."""
+    after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, after_name[11:13])) / os.sysconf("SC_CLK_TCK")

@@ -21,6 +21,7 @@ from tests.chaos.stack import Stack, embedded, production
 
 GREMLINS = 3  # faults at once
 PAUSE_S = (0.05, 0.6)
+BREATH_S, CHANGES = 6.0, 2  # before a fault: rows change so often, or this time goes by
 NURSE_S = 0.5
 ALLOWED_S = 120.0  # for all jobs to end once the faults are over
 
@@ -65,6 +66,8 @@ class _Fight:
     stack: Stack
     faults: Sequence[Named]
     due: int
+    until: float
+    changes: Callable[[], int]
     plan: list[Named]
     lock: threading.Lock = field(default_factory=threading.Lock)
     blows: list[_Blow] = field(default_factory=list)
@@ -81,10 +84,12 @@ def run(
     true: float = 0.0,
     only: Sequence[str] = (),
     plan: Sequence[str] = (),
+    minutes: float = 1e6,
     gremlins: int = GREMLINS,
     prepare: Callable[[Stack], dict[str, Any]] | None = None,
 ) -> Result:
     """only: names of faults to choose from. plan: names of faults, one after the other, instead of chance.
+    minutes: after which no more faults begin.
 
     prepare: makes the order of the jobs that the real worker does, a share `true` of all."""
     make, known = STACKS[kind]
@@ -98,7 +103,8 @@ def run(
         client.start()
         watching.start()
         deaths: Counter[str] = Counter()
-        fight = _Fight(stack, chosen, faults, [named[name] for name in reversed(plan)])
+        until, planned = time.monotonic() + 60 * minutes, [named[name] for name in reversed(plan)]
+        fight = _Fight(stack, chosen, faults, until, lambda: len(watching.looks), planned)
         over = threading.Event()
         nurse = threading.Thread(target=_nurse, args=(stack, over, deaths), daemon=True)
         nurse.start()
@@ -168,6 +174,7 @@ def _gremlin(fight: _Fight, chance: random.Random) -> None:
     try:
         while _take(fight):
             time.sleep(chance.uniform(*PAUSE_S))
+            _wait_for_life(fight)
             fault = _next(fight, chance)
             at = time.time()
             happened = fault.act(fight.stack, chance)
@@ -181,6 +188,13 @@ def _gremlin(fight: _Fight, chance: random.Random) -> None:
         fight.due = 0
 
 
+def _wait_for_life(fight: _Fight) -> None:
+    """A service that is struck before it stands up again is not tried, only kept down."""
+    deadline, before = time.monotonic() + BREATH_S, fight.changes()
+    while fight.changes() < before + CHANGES and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
 def _next(fight: _Fight, chance: random.Random) -> Named:
     with fight.lock:
         if fight.plan:
@@ -190,7 +204,7 @@ def _next(fight: _Fight, chance: random.Random) -> Named:
 
 def _take(fight: _Fight) -> bool:
     with fight.lock:
-        if fight.due <= 0:
+        if fight.due <= 0 or time.monotonic() > fight.until:
             return False
         fight.due -= 1
         return True
