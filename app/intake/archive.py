@@ -29,7 +29,7 @@ _DAMAGED = (
     zlib.error,
     EOFError,
     NotImplementedError,
-    UnicodeError,
+    ValueError,  # places before the beginning; names that are no text
 )
 
 
