@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
@@ -45,6 +45,12 @@ class Orders:
 def silent() -> list[ColumnElement[bool]]:
     """What makes a running job one that its worker has lost."""
     return [Job.status == "running", Job.lease_expires_at <= db_now()]
+
+
+def next_end_s(session: Session) -> float | None:
+    """Seconds until the first of all leases is over; None: nothing runs."""
+    first, now = session.execute(select(func.min(Job.lease_expires_at), db_now())).one()
+    return None if first is None else float((first - now).total_seconds())
 
 
 def renew(session: Session, job_id: str, attempt: int, lease_s: float) -> Orders:

@@ -16,7 +16,7 @@ from app.catalog.spec import MOST_DEVICES
 from app.db.tables import Job
 from app.failpoints import failpoint
 from app.ports.parts import Parts
-from app.services import claims, jobs, scratch, sweep_steps, workers
+from app.services import claims, jobs, leases, scratch, sweep_steps, workers
 from app.services.attempt_process import Attempt
 from app.services.claims import Room
 from app.services.layers import Surveyor
@@ -24,6 +24,7 @@ from app.services.porter import Porters
 from app.services.workplace import Workplace
 
 EVERYWHERE = Room.of(("cpu", "cuda"), MOST_DEVICES)
+SOON_S = 0.05  # between two looks at a lease that is about to end
 BEATS = 4  # signs of life in the time after which their absence means that a worker is lost
 
 log = structlog.get_logger()
@@ -98,16 +99,26 @@ class Lookout(threading.Thread):
         self._parts, self._place = parts, place
         self._stopping = threading.Event()
         self._next_beat = 0.0
+        self._rest_s = parts.settings.poll_s
         self._last_beat = time.monotonic()
 
     def run(self) -> None:
         self._do(self._beat)
         self._do(scratch.sweep)
-        while not self._stopping.wait(self._parts.settings.poll_s):
+        while not self._stopping.wait(self._rest_s):
             self._do(self._beat)
             self._do(sweep_steps.advance)
-            self._do(lambda parts: look_around(parts, self._place))
+            self._do(self._look)
         self._do(self._leave)
+
+    def _look(self, parts: Parts) -> None:
+        """Next time when a lease may be over, so that a lost worker costs its lease and no more."""
+        self._rest_s = parts.settings.poll_s
+        look_around(parts, self._place)
+        with parts.sessions.read() as session:
+            end_s = leases.next_end_s(session)
+        if end_s is not None:
+            self._rest_s = min(max(end_s, SOON_S), self._rest_s)
 
     def _beat(self, parts: Parts) -> None:
         if self._place is None or time.monotonic() < self._next_beat:
