@@ -175,17 +175,14 @@ def test_data_come_by_the_splits_that_their_names_say(parts: Parts, hub: Hub) ->
     assert all("/datasets/org/iris" in path for path, _ in hub.asked if "/resolve/" in path)
 
 
-def test_of_several_files_those_that_are_named_come(parts: Parts, hub: Hub) -> None:
-    hub.put("org/iris", {"small/a.csv": table(20), "large/b.csv": table(40), "c.jsonl": b'{"x": 1}'})
-    done = carry_out(parts, order_data(parts, "hf:org/iris", files={"file": ["small/*"]}))
-    assert done.status == "succeeded"
-    assert set(hub.served) == {"a.csv"}
-    refused = carry_out(parts, order_data(parts, "hf:org/iris", files={"test": ["huge/*"]}))
-    assert refused.error is not None
-    assert (refused.error["code"], refused.error["errors"][0]["pointer"]) == (
-        "invalid_request",
-        "/files/test/0",
-    )
+def test_files_that_are_named_and_not_there_are_told(parts: Parts, hub: Hub) -> None:
+    hub.put("org/iris", {"small/a.csv": table(20), "large/b.csv": table(40)})
+    done = carry_out(parts, order_data(parts, "hf:org/iris", files={"file": ["small/*"], "test": ["huge/*"]}))
+    assert code(done) == "invalid_request"
+    (fault,) = (done.error or {})["errors"]
+    assert fault["pointer"] == "/files/test/0"
+    assert "large/b.csv" in fault["fix"]
+    assert hub.served.total() == 0
 
 
 # ---- connections that end
@@ -291,15 +288,13 @@ def test_a_worker_that_leaves_hands_its_import_back(parts: Parts, hub: Hub) -> N
 # ---- answers that are none
 
 
-@pytest.mark.parametrize("status", [429, 500])
-def test_trouble_passes(parts: Parts, hub: Hub, status: int, teacher: dict[str, bytes]) -> None:
-    hub.put("org/insects", teacher)
-    wait = {"Retry-After": "1"} if status == 429 else {}
-    hub.answers = [("/revision/main", status, wait), ("config.json", status, {})]
+def test_trouble_passes(parts: Parts, hub: Hub) -> None:
+    hub.put("org/iris", {"train.csv": table(20)})
+    hub.answers = [("/revision/main", 429, {"Retry-After": "1"}), ("train.csv", 500, {})]
     began = time.monotonic()
-    done = carry_out(parts, order(parts, "hf:org/insects"))
+    done = carry_out(parts, order_data(parts, "hf:org/iris"))
     assert (done.status, done.attempt) == ("succeeded", 3)
-    assert time.monotonic() - began > (1.0 if status == 429 else 0)
+    assert time.monotonic() - began > 1.0
 
 
 def test_trouble_that_does_not_pass_ends_the_import(parts: Parts, hub: Hub) -> None:
@@ -395,6 +390,17 @@ def test_what_is_too_large_is_not_begun(parts: Parts, hub: Hub, teacher: dict[st
     small = replace(parts, settings=parts.settings.model_copy(update={"max_upload_bytes": 10_000}))
     done = carry_out(small, order(parts, "hf:org/insects"))
     assert (done.status, code(done)) == ("failed", "payload_too_large")
+    assert hub.served.total() == 0
+
+
+def test_what_the_project_has_no_room_for_is_not_begun(
+    parts: Parts, hub: Hub, teacher: dict[str, bytes]
+) -> None:
+    hub.put("org/insects", teacher)
+    with parts.sessions.write() as session:
+        session.get_one(Project, PROJECT).max_bytes = 10_000
+    done = carry_out(parts, order(parts, "hf:org/insects"))
+    assert (done.status, code(done)) == ("failed", "quota_exceeded")
     assert hub.served.total() == 0
 
 
