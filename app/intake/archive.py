@@ -29,7 +29,7 @@ _DAMAGED = (
     zlib.error,
     EOFError,
     NotImplementedError,
-    ValueError,  # places before the beginning; names that are no text
+    UnicodeError,
 )
 
 
@@ -124,6 +124,8 @@ def _zip_entries(path: Path) -> Iterator[_Entry]:
                 raise Invalid(
                     f"Entry {shown(name)} is compressed in a way that is not read here; use deflate."
                 )
+            if info.header_offset < 0:
+                raise zipfile.BadZipFile("its directory points before its beginning")
             if name.endswith("/"):
                 yield _Entry(name.rstrip("/"), None)
                 continue

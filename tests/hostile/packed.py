@@ -12,7 +12,12 @@ from collections.abc import Iterator, Mapping
 from tests.intake.checkpoints import tensors_file
 
 CONFIG = b'{"model_type": "resnet", "architectures": ["ResNetForImageClassification"]}'
-MODEL = {"config.json": CONFIG, "model.safetensors": tensors_file({})}
+MODEL = {
+    "config.json": CONFIG,
+    "model.safetensors": tensors_file(
+        {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(8)
+    ),
+}
 LINK = 0o120777 << 16
 DEVICE = 0o020666 << 16
 
