@@ -160,4 +160,7 @@ def _verdict(parts: Parts, job_id: str, attempt: int, failure: StillhouseError) 
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # all is closed: the interpreter would take seconds to take torch apart
