@@ -72,14 +72,14 @@ class Bench:
     def drained(self) -> None:
         """A worker that is told to go; its job goes on in the other one."""
         job_id = self._begun()
-        worker = self._worker(job_id)
+        worker, attempt = self._worker(job_id), self._job(job_id).attempt
         with self._timed(DRAIN):
             worker.send(signal.SIGTERM)
             worker.wait(PATIENCE_S)
         job = self._job(job_id)
         assert job.failures == 0, job.failures
         assert job.checkpoint_step > 0
-        until(lambda: self._trains(job_id, job.attempt + 1))
+        until(lambda: self._trains(job_id, attempt + 1))
         self._cancelled(job_id)
 
     def _cancelled(self, job_id: str) -> None:
