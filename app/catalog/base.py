@@ -202,6 +202,7 @@ class Loss(Plugin):
     batch_statistic: ClassVar[bool] = (
         False  # True: the mean over parts of a batch is not the value of the batch
     )
+    remembers: ClassVar[bool] = False  # True: it keeps what it saw of each row, from batch to batch
     lumps: ClassVar[bool] = False  # True: it holds as well where many unlikely classes are lumped into one
     answers: ClassVar[frozenset[str]] = frozenset({"class"})  # what `logits` may stand for: class, number
     across_families: ClassVar[str] = ""  # evidence, where it is known to hurt between unlike architectures

@@ -249,3 +249,17 @@ def test_a_loss_over_maps_is_refused_for_texts(kind: str) -> None:
         _check_maps(texts, texts.terms()[0])
     _check_maps(spec({"kind": kind}, KD, task={"kind": "image_classification"}), texts.terms()[0])
     _check_maps(texts, LOSSES["cwd"].model_validate({"kind": "cwd"}))
+
+
+def test_what_several_devices_cannot_do_is_refused(shop: Session) -> None:
+    two = {"accelerator": "cpu", "devices": 2}
+    at, why, way_out = refused(shop, KD, resources=two, training={"batch_size": 3})
+    assert (at, "3 rows" in why, "4 or more" in way_out) == ("/resources/devices", True, True)
+    at, why, _ = refused(shop, KD, {"kind": "crd"}, resources=two)
+    assert (at, "remembers" in why) == ("/losses/1", True)
+
+
+def test_several_devices_hold_parts_of_a_batch(shop: Session) -> None:
+    found = checked(shop, {"kind": "dist"}, resources={"accelerator": "cpu", "devices": 2})
+    (warning,) = [one for one in found if one.code == "parts_differ"]
+    assert (warning.pointer, "dist compares" in warning.detail) == ("/resources/devices", True)

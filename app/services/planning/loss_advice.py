@@ -88,8 +88,9 @@ def _about_the_gap(spec: JobSpec, teachers: Sequence[PinnedModel], parameters: i
 
 
 def _about_parts_of_batches(spec: JobSpec, checks: Checks) -> None:
-    part = spec.training.micro_batch_size
-    if part is None or part >= spec.training.batch_size:
+    size, devices = spec.training.batch_size, spec.resources.devices
+    part = min(spec.training.micro_batch_size or size, -(-size // devices))
+    if part >= size:
         return
     why = [
         f"{one.kind} compares the rows of a batch with each other"
@@ -103,7 +104,10 @@ def _about_parts_of_batches(spec: JobSpec, checks: Checks) -> None:
             f"gradients added up over parts of {part} rows are not those of the whole batch: {', '.join(why)}"
         )
         fix = "leave micro_batch_size out, or lower batch_size to it"
-        checks.warn("losses", "parts_differ", "/training/micro_batch_size", detail, fix)
+        at = "/training/micro_batch_size"
+        if devices > 1:
+            at, fix = "/resources/devices", f"order one device, or raise batch_size to {devices} times this"
+        checks.warn("losses", "parts_differ", at, detail, fix)
 
 
 def family_of(architecture: Architecture) -> str:

@@ -80,7 +80,7 @@ def resolve(session: Session, settings: Settings, project_id: str, spec: JobSpec
 def _resolve(
     session: Session, settings: Settings, project_id: str, spec: JobSpec, checks: Checks
 ) -> tuple[Tables, Resolved]:
-    checks.run("devices", "/resources/devices", check_devices, spec.resources)
+    checks.run("devices", "/resources/devices", check_devices, spec)
     settings = quotas.tightened(session, settings, project_id)
     found = teacher_plan.find(session, project_id, spec, checks)
     tables = data_plan.look(session, project_id, spec.data, spec.task, checks)

@@ -5,13 +5,13 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.catalog.base import Frozen
-from app.catalog.spec import Resources
+from app.catalog.spec import JobSpec, Resources
 from app.db.tables import Job
 from app.errors import Fault, InvalidSpec
 from app.services import places, workers
 from app.services.planning.checks import Checks
 
-TRAINED_OVER = 1  # most devices that the engine trains over
+FEWEST_ROWS = 2  # of a batch on each device
 
 
 class Queue(Frozen):
@@ -22,12 +22,21 @@ class Queue(Frozen):
     served: bool = Field(description="whether a worker is there that could carry it out")
 
 
-def check_devices(resources: Resources) -> None:
-    """Raises InvalidSpec."""
-    if resources.devices > TRAINED_OVER:
-        detail = f"a job is trained over {TRAINED_OVER} device, not {resources.devices}"
-        fix = f"order {TRAINED_OVER}"
+def check_devices(spec: JobSpec) -> None:
+    """Whether every device has rows, and every loss can do with a part of them. Raises InvalidSpec."""
+    devices, rows = spec.resources.devices, spec.training.batch_size
+    if devices > 1 and rows < FEWEST_ROWS * devices:
+        detail = f"batches of {rows} rows are too small for {devices} devices"
+        fix = f"raise training.batch_size to {FEWEST_ROWS * devices} or more, or order fewer devices"
         raise InvalidSpec(detail, Fault("/resources/devices", "too_many_devices", detail, fix))
+    remembering = [place for place, loss in enumerate(spec.terms()) if loss.remembers]
+    if devices > 1 and remembering:
+        kind = spec.terms()[remembering[0]].kind
+        detail = (
+            f"{kind} remembers every row that it has seen, and of {devices} devices each sees only its own"
+        )
+        fault = Fault(f"/losses/{remembering[0]}", "one_device", detail, "order one device, or another loss")
+        raise InvalidSpec(detail, fault)
 
 
 def queue(session: Session, project_id: str, resources: Resources, checks: Checks) -> Queue:

@@ -24,6 +24,7 @@ class CRD(RepresentationLoss):
     """
 
     usual_weight: ClassVar[float | None] = 0.8
+    remembers: ClassVar[bool] = True
     paper: ClassVar[str] = "Tian, Krishnan and Isola, 2020, Contrastive Representation Distillation"
     definition: ClassVar[str] = (
         "-mean_b [log h(b, b) + sum_k log(1 - h(b, k))] for each side as anchor, h(b, j) = e / (e + K/n), "
