@@ -1,5 +1,6 @@
 """`python -m app`: the API, with a local worker unless the queue is elsewhere."""
 
+import signal
 import socket
 import sys
 from contextlib import AsyncExitStack, suppress
@@ -27,6 +28,7 @@ def main() -> int:
         configure_logs(settings)
         traces.start("stillhouse-api")
         server = Server(create_app(settings), settings)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # outside of the server's run, which has its own way
         with suppress(KeyboardInterrupt):  # what uvicorn ends with after a stop by Ctrl-C
             server.run()
     except ValidationError as error:
@@ -74,6 +76,7 @@ class Server(uvicorn.Server):
         await self._application.state.watcher.stop()  # nobody waits for a change any more
         await super().shutdown(sockets)
         await self._life.aclose()
+        self._captured_signals.clear()  # uvicorn would end this process by them, as if it had not ended well
 
 
 def _complaint(error: ErrorDetails) -> str:
