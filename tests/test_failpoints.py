@@ -17,7 +17,7 @@ from tests.chaos.stack import Stack, embedded
 from tests.chaos.true_order import true_order
 
 PLACE = "from app.failpoints import failpoint; failpoint('child.started'); "
-PATIENCE_S = 60.0
+PATIENCE_S = 180.0
 
 
 def passed(armed: str, then: str = "print('passed')", **environment: str) -> subprocess.CompletedProcess[str]:

@@ -21,7 +21,7 @@ from tests.chaos.stack import Stack, embedded, production
 
 GREMLINS = 3  # faults at once
 PAUSE_S = (0.05, 0.6)
-BREATH_S, CHANGES = 6.0, 2  # before a fault: rows change so often, or this time goes by
+BREATH_S, CHANGES = 20.0, 4  # before a fault: rows change so often, or this time goes by
 NURSE_S = 0.5
 ALLOWED_S = 120.0  # for all jobs to end once the faults are over
 
