@@ -10,10 +10,10 @@ from pydantic import BaseModel, Field, ValidationError
 
 from app.api.faults import faults_in, summary
 from app.api.strict_route import parse_body
-from app.api.uploads import Form
+from app.api.uploads import MAX_TEXT_BYTES, Form
 from app.db.dialect import TERMINAL
 from app.db.tables import Import
-from app.errors import Invalid
+from app.errors import Invalid, PayloadTooLarge
 from app.ports.parts import Parts
 from app.services import import_orders
 from app.services.sources import DatasetOrder, Kind, ModelOrder
@@ -68,8 +68,10 @@ def names_a_source(request: Request) -> bool:
 
 
 async def accept(request: Request, form: type[T], parts: Parts, project_id: str, key: str | None) -> Response:
-    """202 with the import that the body orders. Raises MalformedBody, Invalid."""
+    """202 with the import that the body orders. Raises MalformedBody, PayloadTooLarge, Invalid."""
     body = await request.body()
+    if len(body) > MAX_TEXT_BYTES:  # it is kept as long as the import
+        raise PayloadTooLarge(f"An order has {MAX_TEXT_BYTES:,} bytes at most; this one has {len(body):,}.")
     one = await run_in_threadpool(_submit, parts, project_id, body, form, key)
     return answer(one, 202, {"Location": f"/v1/imports/{one.id}"})
 

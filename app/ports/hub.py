@@ -21,6 +21,7 @@ from app.settings import MIB, Settings
 from app.strict_json import NotStrict, parse_json
 
 MAX_REDIRECTS = 3
+MAX_PAGES = 100  # of a list; the public hub's have 1,000 entries
 MAX_DOCUMENT_BYTES = 8 * MIB  # of one answer in JSON
 LONGEST_WAIT_S = 3_600
 COMMIT = re.compile("[0-9a-f]{40}")
@@ -72,11 +73,13 @@ class Hub:
         commit = self._commit()
         files: list[RemoteFile] = []
         url: str | None = f"{self._api()}/tree/{commit}?recursive=true"
-        while url is not None:
+        for _ in range(MAX_PAGES):
             page, url = self._document(url)
             files += [file for entry in self._entries(page) if (file := entry.file())]
-            if len(files) > MAX_LISTED:
-                raise SourceCorrupt(f"The repository has more than {MAX_LISTED:,} files, the most read here.")
+            if url is None or len(files) > MAX_LISTED:
+                break
+        if url is not None or len(files) > MAX_LISTED:
+            raise SourceCorrupt(f"The repository has more than {MAX_LISTED:,} files, the most read here.")
         return f"hf:{self._repository}@{commit}", sorted(files, key=lambda file: file.path)
 
     def within(self, path: str) -> str:

@@ -37,6 +37,7 @@ Source = Annotated[
     Field(description="hf:ORG/REPO@REVISION, or s3://CONNECTION/KEY", examples=["hf:org/leaves@main"]),
 ]
 Pattern = Annotated[str, StringConstraints(min_length=1, max_length=300)]
+Patterns = Annotated[list[Pattern], Field(min_length=1, max_length=100)]
 
 
 class ModelOrder(imports.Order):
@@ -49,7 +50,7 @@ class DatasetOrder(datasets.Order):
     """Data to be fetched."""
 
     source: Source
-    files: dict[picking.Field, list[Pattern]] | None = Field(
+    files: dict[picking.Field, Patterns] | None = Field(
         None,
         min_length=1,
         max_length=5,

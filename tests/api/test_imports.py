@@ -128,6 +128,8 @@ def test_an_order_that_cannot_be_is_refused(client: TestClient) -> None:
         assert answer.status_code == 422, answer.json()
         assert [fault["pointer"] for fault in answer.json()["errors"]] == [pointer]
         assert all(fault["fix"] for fault in answer.json()["errors"])
+    long = {"name": "insects", "source": "hf:org/insects", "labels": ["a" * 1000] * 300}
+    assert client.post("/v1/models", json=long).json()["code"] == "payload_too_large"
     assert client.get("/v1/imports").json()["data"] == []
 
 

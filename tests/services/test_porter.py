@@ -340,6 +340,10 @@ def _leads_to_a_file(hub: Hub) -> None:
     hub.leads["config.json"] = "file:///etc/passwd"
 
 
+def _turns_pages_for_ever(hub: Hub) -> None:
+    hub.page = 0
+
+
 def _says_teapot(hub: Hub) -> None:
     hub.answers = [("config.json", 418, {})]
 
@@ -349,6 +353,7 @@ def _says_teapot(hub: Hub) -> None:
     [
         _lies_of_sizes, _is_another_file, _has_another_hash, _links_another_hash, _turns_in_a_circle,
         _leads_to_ourselves, _leads_to_the_cloud, _leads_nowhere, _leads_to_a_file, _says_teapot,
+        _turns_pages_for_ever,
     ],
 )  # fmt: skip
 def test_what_is_not_as_promised_is_refused(
