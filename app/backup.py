@@ -33,8 +33,8 @@ def main(words: Sequence[str] | None = None) -> int:
     settings = Settings()
     url = make_url(database_url(settings))
     database = Path(url.database or "") if url.drivername.startswith("sqlite") else None
-    if arguments.restore and database is not None and not _restored(arguments.folder, database):
-        return 1
+    if arguments.restore and database is not None:
+        _restore_sqlite(arguments.folder, database)
     parts = assemble(settings)
     try:
         return (
@@ -67,15 +67,13 @@ def _restore(parts: Parts, folder: Path) -> int:
     return 0
 
 
-def _restored(folder: Path, database: Path) -> bool:
-    """False: there is a database, which is not written over."""
+def _restore_sqlite(folder: Path, database: Path) -> None:
     if database.exists():
-        print("There is a database already: move it away first.")
-        return False
+        print("There is a database already, and it stays; move it away to have the saved one back.")
+        return
     database.parent.mkdir(parents=True, exist_ok=True)
     _copy_sqlite(folder / DATABASE, database)
     print("The database is put back.")
-    return True
 
 
 def _copy_sqlite(source: Path, target: Path) -> None:

@@ -124,3 +124,15 @@ def test_with_a_key_it_listens_to_others_in_json(settings: Settings) -> None:
                 "/v1/capabilities", headers={"Authorization": f"Bearer {KEY}", "Host": "any.example"}
             )
             assert answer.status_code == 200
+
+
+def test_a_worker_refuses_a_database_of_another_version(settings: Settings, postgres_url: str) -> None:
+    with psycopg.connect(postgres_url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '0003'")
+    command = [sys.executable, "-m", "celery", "--app", "worker.celery", "worker", "--pool", "threads"]
+    changes = {"database_url": postgres_url, "queue_url": "redis://127.0.0.1:1/0"}
+    environment = os.environ | settings.model_copy(update=changes).environment()
+    ended = subprocess.run(command, env=environment, capture_output=True, check=False, text=True, timeout=60)
+    assert ended.returncode != 0
+    assert "make migrate" in ended.stderr
+    assert "Traceback" not in ended.stderr

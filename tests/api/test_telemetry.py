@@ -9,6 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 from sqlalchemy import event, text, update
 
 from app.api.telemetry import MOST_MODELS, Telemetry
@@ -20,6 +21,7 @@ from app.settings import Settings
 from tests import orders
 
 PROJECT = orders.PROJECT
+KEY = "sh_test_" + "k" * 43
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -224,3 +226,22 @@ def test_a_scrape_walks_over_no_ended_job(sessions: Sessions) -> None:
             said = " ".join(map(str, plan))
             assert "ix_jobs" in said, said
             assert "SCAN jobs" not in said.replace("SCAN jobs USING COVERING INDEX ix_jobs_due", ""), said
+
+
+def test_a_scrape_needs_a_key_of_the_operators_own_project(settings: Settings) -> None:
+    secured = settings.model_copy(update={"bootstrap_key": SecretStr(KEY), "host": "0.0.0.0"})
+    with TestClient(create_app(secured), base_url="http://stillhouse.example") as client:
+        operator = {"Authorization": f"Bearer {KEY}"}
+        assert client.get("/metrics").status_code == 401
+        others = client.post("/v1/projects", json={"name": "others"}, headers=operator).json()["id"]
+        codes = []
+        for path, scope in (
+            ("/v1/keys", "read"),
+            ("/v1/keys", "predict"),
+            (f"/v1/projects/{others}/keys", "read"),
+        ):
+            made = client.post(path, json={"name": "prometheus", "scopes": [scope]}, headers=operator)
+            assert made.status_code == 201, made.text
+            headers = {"Authorization": f"Bearer {made.json()['key']}"}
+            codes.append(client.get("/metrics", headers=headers).status_code)
+    assert codes == [200, 403, 403]
