@@ -12,7 +12,7 @@ from app.db.dialect import db_now
 from app.db.session import Sessions
 from app.db.tables import Event, Job, MetricPoint, ModelVersion
 from app.errors import IdempotencyKeyReused, LeaseLost, NotFound, StateConflict
-from app.services import claims, job_records, jobs, models
+from app.services import checkpoints, claims, job_records, jobs, models
 from app.services.jobs import Point
 from app.services.places import Waiting
 from app.settings import Settings
@@ -398,3 +398,15 @@ def test_another_project_sees_nothing(shop: Sessions) -> None:
             with pytest.raises(NotFound):
                 deed()
         assert job_records.list_(session, "prj_other", job_records.Filters(), None, 10) == []
+
+
+def test_a_new_checkpoint_is_progress(shop: Sessions) -> None:
+    job_id = submitted(shop)
+    assert claimed(shop) is not None
+    crash(shop, job_id, 1)
+    assert seen(shop, job_id).no_progress == 1
+    assert claimed(shop) is not None
+    with shop.write() as session:
+        checkpoints.save(session, job_id, 2, step=7, manifest="c" * 64, size=1, best=True, metrics={})
+    job = seen(shop, job_id)
+    assert (job.no_progress, job.checkpoint_step, job.checkpoint_manifest) == (0, 7, "c" * 64)
