@@ -23,7 +23,7 @@ GREMLINS = 3  # faults at once
 PAUSE_S = (0.05, 0.6)
 BREATH_S, CHANGES = 20.0, 4  # before a fault: rows change so often, or this time goes by
 NURSE_S = 0.5
-ALLOWED_S = 120.0  # for all jobs to end once the faults are over
+ALLOWED_S = 300.0  # for all jobs to end once the faults are over
 
 STACKS: dict[str, tuple[Callable[..., AbstractContextManager[Stack]], Sequence[Named]]] = {
     "embedded": (embedded, EMBEDDED),
