@@ -8,6 +8,7 @@ checked against the hub's own hash by whoever asks.
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import islice
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -71,15 +72,11 @@ class Hub:
 
     def pin(self) -> tuple[str, list[RemoteFile]]:
         commit = self._commit()
-        files: list[RemoteFile] = []
-        url: str | None = f"{self._api()}/tree/{commit}?recursive=true"
-        for _ in range(MAX_PAGES):
-            page, url = self._document(url)
-            files += [file for entry in self._entries(page) if (file := entry.file())]
-            if url is None or len(files) > MAX_LISTED:
-                break
-        if url is not None or len(files) > MAX_LISTED:
-            raise SourceCorrupt(f"The repository has more than {MAX_LISTED:,} files, the most read here.")
+        entries = (entry for page in self._pages(commit) for entry in self._entries(page))
+        listed = (file for entry in entries if (file := entry.file()) is not None)
+        files = list(islice(listed, MAX_LISTED + 1))
+        if len(files) > MAX_LISTED:
+            raise _too_many()
         return f"hf:{self._repository}@{commit}", sorted(files, key=lambda file: file.path)
 
     def within(self, path: str) -> str:
@@ -119,6 +116,16 @@ class Hub:
         if not isinstance(commit, str) or not COMMIT.fullmatch(commit):
             raise SourceCorrupt("The hub does not say which commit the revision means.")
         return commit
+
+    def _pages(self, commit: str) -> Iterator[Any]:
+        following: str | None = f"{self._api()}/tree/{commit}?recursive=true"
+        for _ in range(MAX_PAGES):
+            if following is None:
+                return
+            page, following = self._document(following)
+            yield page
+        if following is not None:
+            raise _too_many()
 
     def _api(self) -> str:
         return f"{self._home}/api/{self._kind}s/{self._repository}"
@@ -210,6 +217,10 @@ class Hub:
 
 def _place(url: httpx.URL) -> tuple[str, str, int | None]:
     return url.scheme, url.host, url.port
+
+
+def _too_many() -> SourceCorrupt:
+    return SourceCorrupt(f"The repository has more than {MAX_LISTED:,} files, the most that are read here.")
 
 
 def _check_promise(answer: httpx.Response, file: RemoteFile) -> None:
