@@ -47,20 +47,23 @@ class Telemetry:
         self._inference = self._of_models(
             "predict_inference_seconds", "The part of it in the student itself."
         )
-        self._models: set[str] = set()
+        self._models: dict[str, tuple[Histogram, Histogram]] = {}
 
     def count(self, method: str, route: str, status: int, seconds: float) -> None:
         self._requests.labels(method, route, status).inc()
         self._seconds.labels(method, route).observe(seconds)
 
     def predicted(self, version_id: str, whole_s: float, inference_s: float) -> None:
-        if version_id not in self._models:
-            if len(self._models) < MOST_MODELS:
-                self._models.add(version_id)
-            else:
-                version_id = "other"
-        self._whole.labels(version_id).observe(whole_s)
-        self._inference.labels(version_id).observe(inference_s)
+        whole, inference = self._models.get(version_id) or self._histograms(version_id)
+        whole.observe(whole_s)
+        inference.observe(inference_s)
+
+    def _histograms(self, version_id: str) -> tuple[Histogram, Histogram]:
+        name = version_id if len(self._models) < MOST_MODELS else "other"
+        found = self._whole.labels(name), self._inference.labels(name)
+        if name != "other":
+            self._models[name] = found
+        return found
 
     def _of_models(self, name: str, told: str) -> Histogram:
         return Histogram(f"stillhouse_{name}", told, ["model"], buckets=_PREDICTION_S, registry=self.registry)
