@@ -42,7 +42,7 @@ def old_url(request: pytest.FixtureRequest, database_url: str) -> str:
     return url
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def resolved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """An order as the old version resolved it: without what came since."""
     url = f"sqlite:///{tmp_path_factory.mktemp('new')}/new.db"
