@@ -126,11 +126,10 @@ def crash_before_the_answer(stack: Stack, client: Client) -> None:
     reviving.join()
 
 
+SLOW = {"CHAOS_STEP_S": "0.1"}  # so that there is time to strike while a drill trains
 STALE = frozenset({"a stale attempt writes nothing", "steps only grow", DOUBLED})
 SCENES: dict[str, Scene] = {
-    "no_fence": Scene(
-        stale_trainer, STALE, servers=2, changes={"STILLHOUSE_LEASE_S": "1.5", "CHAOS_STEP_S": "0.1"}
-    ),
+    "no_fence": Scene(stale_trainer, STALE, servers=2, changes=SLOW | {"STILLHOUSE_LEASE_S": "1.5"}),
     "unverified": Scene(
         short_write,
         frozenset({WRONG}),
@@ -141,8 +140,10 @@ SCENES: dict[str, Scene] = {
     "commit_before_blobs": Scene(
         crash_after_commit, frozenset({WRONG}), failpoint="succeed.after_commit:kill"
     ),
-    "cancel_unguarded": Scene(cancel_late, frozenset({"a cancel holds"}), servers=2),
-    "attempt_not_counted": Scene(crash_of_a_trainer, frozenset({"attempts only grow"})),
+    "cancel_unguarded": Scene(
+        cancel_late, frozenset({"a cancel holds"}), servers=2, changes=SLOW | {"STILLHOUSE_LEASE_S": "30"}
+    ),
+    "attempt_not_counted": Scene(crash_of_a_trainer, frozenset({"attempts only grow"}), changes=SLOW),
     "keys_forgotten": Scene(
         crash_before_the_answer, frozenset({DOUBLED}), failpoint="submit.after_commit:kill"
     ),
