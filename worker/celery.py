@@ -57,10 +57,10 @@ def _check(**_: Any) -> None:
 def _begin(**_: Any) -> None:
     configure_logs(settings)
     traces.start("stillhouse-worker")
-    metrics.serve(parts, place, lookout)
     lookout.start()
     surveyor.start()
     porters.start()
+    metrics.serve(parts, place, lookout)  # last: where the port is taken, work goes on
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
