@@ -96,14 +96,14 @@ def attempt_not_counted() -> None:
 
     from app.db.tables import Job
     from app.services import claims
-    from app.services.transitions import change
+    from app.services.transitions import changing
 
-    def uncounted(session: Any, job_id: Any, *guards: Any, **values: Any) -> Any:
+    def uncounted(job_id: Any, *guards: Any, **values: Any) -> Any:
         if "attempt" in values:
             values["attempt"] = func.coalesce(func.nullif(Job.attempt, 0), 1)
-        return change(session, job_id, *guards, **values)
+        return changing(job_id, *guards, **values)
 
-    vars(claims)["change"] = uncounted
+    vars(claims)["changing"] = uncounted
 
 
 def keys_forgotten() -> None:

@@ -69,7 +69,7 @@ def test_it_is_accepted_and_ends_with_a_student(
         job = claims.claim(session, "test", ("cpu",), 600.0)
     assert job is not None
     assert job.id == accepted.json()["id"]
-    run(job, job.attempt, parts, Stop())  # type: ignore[arg-type]
+    run(job, job.attempt, parts, Stop())
     ended = client.get(f"/v1/jobs/{job.id}").json()
     assert ended["status"] == "succeeded"
     assert ended["output"]["model"] == f"{SPECS[name]['output']['model']}@1"

@@ -56,7 +56,7 @@ class Bell:
     def __init__(self) -> None:
         self.rung: list[str] = []
 
-    def ring(self, job_id: str) -> None:
+    def ring(self, job_id: str, accelerator: str = "auto") -> None:
         self.rung.append(job_id)
 
     def close(self) -> None: ...

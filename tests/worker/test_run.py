@@ -323,7 +323,7 @@ def test_an_attempt_that_lost_its_job_writes_nothing(workshop: Workshop, expert:
     with workshop.parts.sessions.write() as session:
         jobs.yield_(session, job.id, job.attempt)
     with pytest.raises(LeaseLost):
-        run(job, job.attempt, workshop.parts, Stop())  # type: ignore[arg-type]
+        run(job, job.attempt, workshop.parts, Stop())
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_a_job_that_cannot_be_done_says_why_in_the_earliest_phase(
     resolved = order([teacher], train, spec={**PLAIN, "training": training})
     job = workshop.submit(resolved.model_copy(update={"teachers": [teacher.model_copy(update=changes)]}))
     with pytest.raises(JobFailure, match=message):
-        run(job, job.attempt, workshop.parts, Stop())  # type: ignore[arg-type]
+        run(job, job.attempt, workshop.parts, Stop())
     running = [one["name"] for one in workshop.look(job).phases if one["status"] == "running"]
     assert running == [phase]
     assert not list((workshop.parts.settings.work_dir / "jobs").iterdir())
@@ -360,4 +360,4 @@ def test_a_label_that_the_job_does_not_know_is_named(workshop: Workshop, expert:
     )
     job = workshop.submit(order([workshop.perceptron(expert, (64, 64))], train, spec=PLAIN, test=test))
     with pytest.raises(DataUnusable, match=r"dataset:digits@1#test has the label '77'"):
-        run(job, job.attempt, workshop.parts, Stop())  # type: ignore[arg-type]
+        run(job, job.attempt, workshop.parts, Stop())

@@ -342,7 +342,7 @@ def test_a_second_attempt_goes_on_from_the_hops_that_are_done(
     with monkeypatch.context() as patched:
         patched.setattr("worker.engine.hops.keep", dies)
         with pytest.raises(KeyboardInterrupt):
-            run(job, job.attempt, workshop.parts, Stop())  # type: ignore[arg-type]
+            run(job, job.attempt, workshop.parts, Stop())
     before = made(workshop, job)
     assert len(before) == 1
     with workshop.parts.sessions.write() as session:
@@ -357,7 +357,7 @@ def test_a_second_attempt_goes_on_from_the_hops_that_are_done(
         return distill(learners, *given, **named)
 
     monkeypatch.setattr("worker.engine.course.distill", counted)
-    run(again, again.attempt, workshop.parts, Stop())  # type: ignore[arg-type]
+    run(again, again.attempt, workshop.parts, Stop())
     ended = workshop.look(again)
     assert (ended.status, len(runs)) == ("succeeded", left)
     assert {role: one.id for role, one in made(workshop, ended).items()} == {
@@ -382,7 +382,7 @@ def test_an_attempt_that_lost_its_job_registers_no_generation(
 
     monkeypatch.setattr("worker.engine.hops.keep", loses)
     with pytest.raises(LeaseLost):
-        run(job, job.attempt, workshop.parts, Stop())  # type: ignore[arg-type]
+        run(job, job.attempt, workshop.parts, Stop())
     assert made(workshop, job) == {}
     with workshop.parts.sessions.read() as session:
         assert [model.name for model in models.list_(session, PROJECT, before=None, limit=9)] == ["big"]

@@ -208,6 +208,6 @@ def test_the_last_stage_is_rehearsed_too(workshop: Workshop, expert: nn.Module) 
     training = QUICK | {"finetune": {"epochs": 1, "lr": 1e38}}
     job = workshop.submit(order([teacher], train, spec={**PLAIN, "training": training}))
     with pytest.raises(NumericDivergence):
-        run(job, job.attempt, workshop.parts, Stop())  # type: ignore[arg-type]
+        run(job, job.attempt, workshop.parts, Stop())
     running = [one["name"] for one in workshop.look(job).phases if one["status"] == "running"]
     assert running == ["preflight"]

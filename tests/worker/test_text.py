@@ -67,7 +67,7 @@ def carried_out(workshop: Workshop, **changes: Any) -> Job:
     with workshop.parts.sessions.write() as session:
         job = claims.claim(session, "test", ("cpu",), 600.0)
     assert job is not None
-    run(job, job.attempt, workshop.parts, Stop())  # type: ignore[arg-type]
+    run(job, job.attempt, workshop.parts, Stop())
     return workshop.look(job)
 
 

@@ -126,7 +126,7 @@ class Workshop:
     def carry_out(self, resolved: Resolved, stop: Stop | None = None) -> Job:
         """The job after its run; what the run raises is raised."""
         job = self.submit(resolved)
-        run(job, job.attempt, self.parts, stop or Stop())  # type: ignore[arg-type]
+        run(job, job.attempt, self.parts, stop or Stop())
         return self.look(job)
 
     def look(self, job: Job) -> Job:
