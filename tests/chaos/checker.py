@@ -73,7 +73,7 @@ def attempts(history: History) -> Iterator[Violation]:
         seen = [event.data["attempt"] for event in row.events if event.type == "attempt.started"]
         if seen != list(range(1, row.attempt + 1)):
             yield Violation("attempts only grow", row.name, f"{seen}, and the row says {row.attempt}")
-        author = (row.outcome or {}).get("attempt", row.attempt)
+        author = (row.outcome or row.error or {}).get("attempt", row.attempt)
         if author != row.attempt:
             yield Violation(
                 "a stale attempt writes nothing", row.name, f"attempt {author} wrote the end of {row.attempt}"

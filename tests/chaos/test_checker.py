@@ -74,6 +74,10 @@ BROKEN = {
     "an attempt twice": (with_event(6, event(7, "attempt.started", attempt=1)), {"attempts only grow"}),
     "the row's attempt": (with_row(attempt=3, outcome=None), {"attempts only grow"}),
     "a stale author": (with_row(outcome={"attempt": 1}), {"a stale attempt writes nothing"}),
+    "a stale verdict": (
+        with_row(status="failed", output_version_id=None, outcome=None, error={"attempt": 1}),
+        {"a stale attempt writes nothing", "doubled"},
+    ),
     "a phase twice": (
         with_event(8, event(9, "phase.started", "train")),
         {"a stale attempt writes nothing"},
