@@ -81,12 +81,18 @@ def attempts(history: History) -> Iterator[Violation]:
 
 
 def phases(history: History) -> Iterator[Violation]:
-    """An attempt goes through each phase once: who starts one again is not alone."""
+    """An attempt goes through each phase once and tells of the one that it is in, else it is not alone."""
     for row in history.rows:
         for number, events in enumerate(_attempts(row), 1):
             started = [event.phase for event in events if event.type == "phase.started"]
             if len(set(started)) < len(started):
                 yield Violation("a stale attempt writes nothing", row.name, f"attempt {number} did {started}")
+            now = None
+            for event in events:
+                now = event.phase if event.type == "phase.started" else now
+                if event.type in ("phase.progress", "checkpoint.saved") and event.phase != now:
+                    told = f"attempt {number} told of {event.phase} in {now}"
+                    yield Violation("a stale attempt writes nothing", row.name, told)
 
 
 def terminal(history: History) -> Iterator[Violation]:

@@ -68,7 +68,6 @@ def stale_trainer(stack: Stack, client: Client) -> None:
     _until(lambda: _stopped(stack, supervisor.pid, trainer))
     others = [one for one in stack.supervisors if one is not supervisor]
     _until(lambda: trainers(others))
-    _until(lambda: _phases(stack) >= 7)  # the successor is in its second
     os.kill(trainer, signal.SIGCONT)
     _until(lambda: not _runs(trainer) or not trainers(others))
     supervisor.send(signal.SIGCONT)

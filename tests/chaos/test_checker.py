@@ -78,6 +78,10 @@ BROKEN = {
         with_row(status="failed", output_version_id=None, outcome=None, error={"attempt": 1}),
         {"a stale attempt writes nothing", "doubled"},
     ),
+    "another phase": (
+        with_event(7, event(8, "phase.started", "fetch")),
+        {"a stale attempt writes nothing"},
+    ),
     "a phase twice": (
         with_event(8, event(9, "phase.started", "train")),
         {"a stale attempt writes nothing"},
@@ -94,7 +98,7 @@ BROKEN = {
         with_event(9, event(10, "checkpoint.saved", "train", step=5)),
         {"steps only grow"},
     ),
-    "an older step": (with_event(7, event(8, "phase.progress", "train", step=30)), {"steps only grow"}),
+    "an older step": (with_event(9, event(10, "phase.progress", "train", step=5)), {"steps only grow"}),
     "a cancel that did not hold": (
         replace(SOUND, calls=[*SOUND.calls, Call("cancel", "one", "job_1", 105.0, 105.1)]),
         {"a cancel holds"},
