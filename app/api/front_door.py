@@ -49,7 +49,7 @@ class FrontDoor:
 
     async def _pass(self, scope: Scope, receive: Receive, send: Send, span: "Span | None") -> None:
         started, status = time.perf_counter(), 0
-        headers: dict[bytes, bytes] = dict(scope["headers"])
+        headers: dict[bytes, bytes] = dict(reversed(scope["headers"]))  # of two the first, as routes read it
         request_id = _request_id(headers)
         scope.setdefault("state", {})["request_id"] = request_id.decode()
         structlog.contextvars.clear_contextvars()

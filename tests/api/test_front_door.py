@@ -318,6 +318,13 @@ def test_json_has_a_cap_with_and_without_a_length(open_door: Open) -> None:
         assert client.post("/odd/raw", content=b"x" * 1000).json() == 1000
 
 
+def test_a_second_content_type_lifts_no_cap(open_door: Open) -> None:
+    types = [("Content-Type", "application/json"), ("Content-Type", "multipart/form-data; boundary=x")]
+    with open_door(max_json_bytes=1000) as client:
+        answer = client.post("/odd/notes", content=b'{"text": "%s"}' % (b"x" * 1000), headers=types)
+        problem(answer, 413, "payload_too_large")
+
+
 def test_an_upload_has_a_cap_of_its_own(open_door: Open) -> None:
     with open_door(max_json_bytes=100, max_upload_bytes=10_000) as client:
         assert client.post("/odd/forms", files={"text": (None, "x" * 1000)}).status_code == 200
