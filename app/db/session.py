@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)  # older WAL can corrupt with several writers
 BUSY_TIMEOUT_MS = 30_000
-POOL: dict[str, Any] = {"pool_size": 16, "max_overflow": 32}  # more than the 40 threads that answer requests
-
+# More connections than threads answer requests. Errors are logged, and parameters are rows and secrets.
+HOW: dict[str, Any] = {"pool_size": 16, "max_overflow": 32, "hide_parameters": True}
 
 RETRY_S = 0.5
 OUTAGES = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)  # when the database does not answer
@@ -28,7 +28,7 @@ class Sessions:
     patience_s = 0.0
 
     def __init__(self, url: str) -> None:
-        self.engine = _sqlite_engine(url) if url.startswith("sqlite") else create_engine(url, **POOL)
+        self.engine = _sqlite_engine(url) if url.startswith("sqlite") else create_engine(url, **HOW)
         writing = self.engine.execution_options(stillhouse_write=True)
         self._read, self._write = self.engine, writing
 
@@ -72,7 +72,7 @@ def _sqlite_engine(url: str) -> Engine:
     database = make_url(url).database
     if database:
         Path(database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, **POOL)
+    engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000}, **HOW)
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

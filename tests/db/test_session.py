@@ -4,8 +4,8 @@ import threading
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from sqlalchemy import literal, select, update
-from sqlalchemy.exc import StatementError
+from sqlalchemy import insert, literal, select, update
+from sqlalchemy.exc import IntegrityError, StatementError
 
 from app.db.dialect import UtcTime, db_now, now
 from app.db.session import Sessions
@@ -28,6 +28,12 @@ def test_write_takes_all_back_when_its_block_does_not(sessions: Sessions) -> Non
     with pytest.raises(KeyError):
         interrupted()
     assert _names(sessions) == {"default"}
+
+
+def test_an_error_tells_no_parameters(sessions: Sessions) -> None:
+    with pytest.raises(IntegrityError) as told, sessions.write() as session:
+        session.execute(insert(Project).values(id="prj_2", name="default", max_bytes=31_337))
+    assert "31337" not in str(told.value)
 
 
 def test_what_is_changed_while_reading_is_thrown_away(sessions: Sessions) -> None:
