@@ -128,7 +128,7 @@ def get_webhook(webhook_id: str, session: ReadSession, principal: PrincipalDep) 
 def change_webhook(
     webhook_id: str, change: WebhookChange, parts: PartsDep, session: WriteSession, principal: PrincipalDep
 ) -> WebhookView:
-    """What is pending goes to where the webhook points when it is sent."""
+    """What is pending goes to where the webhook points when it is sent; once disabled it fails instead."""
     if change.url is not None:
         check_url(parts.settings, change.url)
     changes = change.model_dump(exclude_none=True)

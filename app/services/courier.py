@@ -1,5 +1,6 @@
 """A thread beside the API that hands on what lies in the outbox and sends what is due to webhooks."""
 
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -83,7 +84,7 @@ def send(http: httpx.Client, letter: Letter) -> Reply:
     """Never fails: what went wrong is in the reply, without addresses."""
     try:
         answer = http.post(letter.url, content=letter.body, headers=letter.headers)
-    except httpx.TransportError as error:
+    except (httpx.TransportError, httpx.InvalidURL) as error:  # the latter: where it would redirect to
         return Reply(None, str(error)[:200] or type(error).__name__)
     return Reply(answer.status_code, retry_after_s=_retry_after_s(answer))
 
@@ -91,4 +92,4 @@ def send(http: httpx.Client, letter: Letter) -> Reply:
 def _retry_after_s(answer: httpx.Response) -> float:
     """Its seconds, at most a day; a date is not read."""
     given = answer.headers.get("retry-after", "")
-    return float(min(int(given), 86_400)) if given.isdigit() and len(given) < 9 else 0.0
+    return float(min(int(given), 86_400)) if re.fullmatch("[0-9]{1,8}", given) else 0.0

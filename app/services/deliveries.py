@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now, now
@@ -62,27 +62,18 @@ def waiting(session: Session) -> bool:
 
 
 def claim(session: Session) -> Letter | None:
-    """The delivery that is due longest, for this sender alone for a while; None: there is none."""
-    longest = (
-        select(Delivery.id)
-        .where(*_DUE)
-        .order_by(Delivery.available_at, Delivery.id)
-        .limit(1)
-        .with_for_update(skip_locked=True)
-        .scalar_subquery()
-    )
-    row = session.execute(
-        update(Delivery)
-        .where(Delivery.id == longest, Delivery.status == "pending")
-        .values(attempts=Delivery.attempts + 1, available_at=db_now(ALONE_S))
-        .returning(Delivery)
-        .execution_options(synchronize_session=False, populate_existing=True)
-    ).scalar_one_or_none()
-    if row is None:
-        return None
-    job_id = row.payload["data"].get("job_id")
-    traceparent = session.scalar(select(Job.traceparent).where(Job.id == job_id)) if job_id else None
-    return _letter(session.get_one(Webhook, row.webhook_id), row, traceparent)
+    """The delivery that is due longest, for this sender alone for a while; None: there is none.
+
+    Those of a disabled webhook end here, unsent.
+    """
+    while (row := _claimed(session)) is not None:
+        hook = session.get_one(Webhook, row.webhook_id)
+        if hook.enabled:
+            job_id = row.payload["data"].get("job_id")
+            traceparent = session.scalar(select(Job.traceparent).where(Job.id == job_id)) if job_id else None
+            return _letter(hook, row, traceparent)
+        _drop(session, row)
+    return None
 
 
 def record(session: Session, letter: Letter, reply: Reply) -> None:
@@ -146,6 +137,32 @@ def sign(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -
     keys = [base64.b64decode(secret.removeprefix("whsec_")) for secret in secrets]
     digests = [hmac.new(key, signed, hashlib.sha256).digest() for key in keys]
     return " ".join(f"v1,{base64.b64encode(digest).decode()}" for digest in digests)
+
+
+def _claimed(session: Session) -> Delivery | None:
+    longest = (
+        select(Delivery.id)
+        .where(*_DUE)
+        .order_by(Delivery.available_at, Delivery.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    return session.execute(
+        update(Delivery)
+        .where(Delivery.id == longest, Delivery.status == "pending")
+        .values(attempts=Delivery.attempts + 1, available_at=db_now(ALONE_S))
+        .returning(Delivery)
+        .execution_options(synchronize_session=False, populate_existing=True)
+    ).scalar_one_or_none()
+
+
+def _drop(session: Session, row: Delivery) -> None:
+    """It, and what else is due for the same webhook; what another sender holds is its own."""
+    due = select(Delivery.id).where(*_DUE, Delivery.webhook_id == row.webhook_id)
+    held = or_(Delivery.id == row.id, Delivery.id.in_(due.with_for_update(skip_locked=True)))
+    told = {"status": "failed", "ended_at": db_now(), "error": "its webhook was disabled"}
+    session.execute(update(Delivery).where(held).values(told).execution_options(synchronize_session=False))
 
 
 def _add(session: Session, hook: Webhook, type: str, payload: Json) -> Delivery:

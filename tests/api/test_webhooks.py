@@ -179,6 +179,33 @@ def test_who_answers_gone_is_left_alone(client: TestClient, receiver: Receiver) 
     assert client.post(f"{path}/test").status_code == 202
 
 
+@pytest.mark.parametrize(
+    ("status", "header"), [(503, ("retry-after", "\u00b2")), (302, ("location", "x" * 64_500))]
+)
+def test_no_answer_keeps_a_delivery_from_being_recorded(
+    client: TestClient, receiver: Receiver, status: int, header: tuple[str, str]
+) -> None:
+    hook = hooked(client, receiver, url=f"{receiver.url}/{'p' * 1800}/")
+    receiver.answers = [(status, dict([header]))]
+    client.post(f"/v1/webhooks/{hook['id']}/test")
+    (row,) = until(lambda: [one for one in deliveries(client, hook) if one["error"]])
+    assert (row["status"], row["attempts"]) == ("pending", 1)
+
+
+def test_nothing_is_sent_to_a_webhook_that_was_disabled(
+    client: TestClient, receiver: Receiver, sessions: Sessions
+) -> None:
+    hook = hooked(client, receiver)
+    receiver.answers = [(500, {})]
+    path = f"/v1/webhooks/{hook['id']}"
+    client.post(f"{path}/test")
+    until(lambda: [one for one in deliveries(client, hook) if one["answer"] == 500])
+    client.patch(path, json={"enabled": False})
+    hurry(sessions)
+    (row,) = until(lambda: deliveries(client, hook, status="failed"))
+    assert (row["error"], len(receiver.got)) == ("its webhook was disabled", 1)
+
+
 def test_an_old_secret_signs_beside_a_new_one(client: TestClient, receiver: Receiver) -> None:
     hook = hooked(client, receiver)
     path = f"/v1/webhooks/{hook['id']}"
