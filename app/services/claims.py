@@ -150,7 +150,8 @@ def _fits(job: Any, accelerator: str, free: int) -> list[ColumnElement[bool]]:
 
 
 def _kept_for(session: Session, room: Room) -> int:
-    """The priority of a job that waited too long for more slots than are free: up to it, nobody passes."""
+    """The priority of a job that waited too long for more slots than are free: up to it, nobody passes. One
+    that waits for its project's quota keeps nobody."""
     large = [
         (Job.accelerator == name) & (Job.devices > free) & (Job.devices <= room.whole[name])
         for name, free in room.free.items()
@@ -159,7 +160,11 @@ def _kept_for(session: Session, room: Room) -> int:
     if not large:
         return NOBODY
     waits = Job.status == QUEUED, Job.available_at <= db_now(-PATIENCE_S), or_(*large)
-    kept = session.scalar(select(func.max(Job.priority)).where(*waits))
+    running, quota = running_jobs(), Project.max_running_jobs
+    may_run = or_(quota.is_(None), func.coalesce(running.c.count, 0) < quota)
+    first = select(func.max(Job.priority)).join(Project, Project.id == Job.project_id)
+    first = first.outerjoin(running, running.c.project_id == Job.project_id)
+    kept = session.scalar(first.where(*waits, may_run))
     return NOBODY if kept is None else kept
 
 

@@ -49,7 +49,8 @@ def silent() -> list[ColumnElement[bool]]:
 
 def next_end_s(session: Session) -> float | None:
     """Seconds until the first of all leases is over; None: nothing runs."""
-    first, now = session.execute(select(func.min(Job.lease_expires_at), db_now())).one()
+    held = select(func.min(Job.lease_expires_at), db_now()).where(Job.status == "running")
+    first, now = session.execute(held).one()
     return None if first is None else float((first - now).total_seconds())
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import insert, text, update
 from app.db.dialect import db_now, now
 from app.db.session import Sessions
 from app.db.tables import Job, Project
-from app.services import claims
+from app.services import claims, leases
 from app.services.claims import Room
 from app.services.phases import PHASES
 
@@ -110,6 +110,15 @@ def test_slots_are_kept_free_for_a_large_job_that_has_waited_long(shop: Sessions
     assert [claimed(shop, room=Room(all_, all_)), claimed(shop)] == [large, small]
 
 
+def test_slots_are_not_kept_free_for_a_project_that_may_run_nothing_more(shop: Sessions) -> None:
+    _, small = queue(shop, {"devices": 2, "available_at": now() - timedelta(hours=1)}, {"project_id": B})
+    half, all_ = {"cpu": 1, "auto": 1}, {"cpu": 2, "auto": 2}
+    assert claimed(shop, room=Room(half, all_)) is None
+    with shop.write() as session:
+        session.execute(update(Project).where(Project.id == A).values(max_running_jobs=0))
+    assert claimed(shop, room=Room(half, all_)) == small
+
+
 def test_two_processes_that_race_claim_every_job_once(shop: Sessions, database_url: str) -> None:
     ids = queue(shop, *[{"project_id": [A, B][place % 2]} for place in range(RACED)])
     racing = [
@@ -142,4 +151,6 @@ def test_a_claim_of_ten_thousand_reads_a_handful(postgres_url: str) -> None:
         assert claims.claim(session, "worker", ("cpu", "cuda"), 60.0) is not None
         read = "SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_user_tables WHERE relname = 'jobs'"
         assert (session.scalar(text(read)) or 0) < 50
+        assert leases.next_end_s(session) is not None
+        assert (session.scalar(text(read)) or 0) < 100
     shop.close()
