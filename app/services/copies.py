@@ -52,14 +52,15 @@ def _again(session: Session, project_id: str, job_id: str) -> Job:
         raise StateConflict(
             f"Job {job_id} is {old.status}: only what failed or was cancelled can be retried; {way}."
         )
+    newest = next(iter(checkpoints.newest_first(session, old.id)), None)  # those of long ago are swept
     order = submission.Order(Resolved.model_validate(old.resolved), old.spec, old.spec_digest)
     job = submission.insert(
         session,
         project_id,
         order,
         parent_id=old.id,
-        checkpoint_manifest=old.checkpoint_manifest,
-        checkpoint_step=old.checkpoint_step,
+        checkpoint_manifest=newest.manifest if newest else None,
+        checkpoint_step=newest.step if newest else 0,
         adjustments=old.adjustments,
         artifacts=old.artifacts,
     )

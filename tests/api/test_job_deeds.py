@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
+from sqlalchemy import delete
 
 from app.api.job_views import JobView
 from app.db.session import Sessions
+from app.db.tables import JobCheckpoint
 from app.main import create_app
 from app.ports.blobs import Blobs
 from app.services import attempt_logs, checkpoints, claims, jobs
@@ -159,6 +161,21 @@ def test_a_retry_is_a_new_job_that_begins_at_the_last_checkpoint(
     saved(sessions, new["id"], 40)
     assert seen(client, new["id"])["checkpoint"] == {"step": 40}
     assert client.delete(f"/v1/jobs/{old}").status_code == 204
+
+
+def test_a_retry_of_a_job_whose_checkpoints_are_swept_begins_anew(
+    client: TestClient, sessions: Sessions
+) -> None:
+    old = submitted(client)
+    claimed(sessions)
+    saved(sessions, old, 10)
+    failed(sessions, old)
+    with sessions.write() as session:
+        session.execute(delete(JobCheckpoint))
+    new = did(client, old, "retry")
+    assert new["checkpoint"] is None
+    claimed(sessions)
+    saved(sessions, new["id"], 5)  # it is kept, though the old job got further
 
 
 def test_a_retry_under_one_key_is_one_job(client: TestClient, sessions: Sessions) -> None:
