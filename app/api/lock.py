@@ -1,21 +1,26 @@
 """The lock on every route, opened before anything of the body is read, and the log of who came through."""
 
-from collections.abc import Callable, Coroutine
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 from types import TracebackType
 from typing import Any
 
 from fastapi import HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
+from fastapi.responses import StreamingResponse
 
 from app.api.rate_limits import RateLimits
 from app.api.strict_route import StrictRoute, check_query, query_names
-from app.errors import Invalid, Overloaded, StillhouseError
+from app.errors import Invalid, Overloaded, StillhouseError, Unauthenticated
 from app.ports.parts import Parts
 from app.services import access, audit, keys
 from app.services.access import Principal, Scope
 from app.services.audit import Deed, DenialGauge
 from app.services.meter import Meter
+
+SSE = "text/event-stream"
+TRUSTED_S = 1.0  # after which a key that still reads is looked up again
 
 
 class LockedRoute(StrictRoute):
@@ -39,7 +44,12 @@ class LockedRoute(StrictRoute):
             access.demand(principal, scope, of_installation=of_installation)
             if request.scope["query_string"]:
                 check_query(request, known)
+            began = time.monotonic()
             page.response = await handle(request)
+            if request.method == "GET" and time.monotonic() - began > TRUSTED_S:
+                await _authenticate(request)
+            if isinstance(page.response, StreamingResponse) and page.response.media_type == SSE:
+                page.response.body_iterator = _while_let_in(request, page.response.body_iterator)
             return page.response
 
         return handle_locked
@@ -88,6 +98,19 @@ async def _authenticate(request: Request) -> Principal:
     if parts.settings.bootstrap_key is None:
         return keys.trust_loopback(request.headers)
     return await run_in_threadpool(_look_up, parts, request)
+
+
+async def _while_let_in(request: Request, stream: AsyncIterable[Any]) -> AsyncIterator[Any]:
+    """A stream goes on for ever; it ends with its key."""
+    looked = time.monotonic()
+    async for piece in stream:
+        if time.monotonic() - looked > TRUSTED_S:
+            try:
+                await _authenticate(request)
+            except Unauthenticated:
+                return
+            looked = time.monotonic()
+        yield piece
 
 
 def _look_up(parts: Parts, request: Request) -> Principal:

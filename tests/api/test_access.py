@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select, text
 from sqlalchemy.exc import DatabaseError
 
+from app.api import events, job_results, lock
 from app.db.tables import AuditEntry, Key
 from app.ports.parts import Parts
 from app.settings import Settings
@@ -69,6 +71,33 @@ def test_a_key_is_shown_once_used_and_revoked_at_once(
         assert [holder.get("/v1/jobs").status_code for holder in holders] == [401, 401]
     assert operator.get(made.headers["location"]).json()["revoked_at"] is not None
     assert operator.delete(made.headers["location"]).status_code == 204
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/jobs/{}/events", "/v1/jobs/{}?wait=1"])
+def test_a_revoked_key_reads_no_further(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(lock, "TRUSTED_S", 0.1)
+    for module in (job_results, events):
+        monkeypatch.setattr(module, "KEEPALIVE_S", 0.1)
+    with keyed.application(settings, settings.database_url) as application:
+        with application.state.parts.sessions.write() as session:
+            orders.stock(session)
+        operator, found = keyed.client(application), list[str]()
+        job = operator.post("/v1/jobs", json=orders.spec(resources={"accelerator": "cuda"})).json()["id"]
+        made = operator.post("/v1/keys", json={"name": "reader", "scopes": ["read"]}).json()
+        reader = keyed.client(application, made["key"])
+        headers = {"accept": "text/event-stream"} if "events" in path else {}
+        listening = Thread(
+            target=lambda: found.append(reader.get(path.format(job), headers=headers).text), daemon=True
+        )
+        listening.start()
+        time.sleep(0.5)
+        operator.delete(f"/v1/keys/{made['id']}")
+        time.sleep(0.2)
+        operator.post(f"/v1/jobs/{job}/cancel")
+        listening.join(10)
+    assert found and "cancelled" not in found[0]
 
 
 def test_a_key_ends_by_the_clock_of_the_database(application: FastAPI, operator: TestClient) -> None:
