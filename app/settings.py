@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -30,6 +31,8 @@ class Connection(BaseModel):
 
 
 _RATE = r"^([1-9][0-9]{0,8}/(second|minute|hour|day))?$"
+
+_OURS_ALONE = ("STILLHOUSE_BOOTSTRAP_KEY", "STILLHOUSE_HUB_TOKEN")  # in capitals or not
 
 
 class Settings(BaseSettings):
@@ -188,6 +191,18 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """Whether the API process supervises the jobs itself."""
         return self.queue_url.startswith("local:")
+
+    def without_secrets(self, variables: Mapping[str, str]) -> dict[str, str]:
+        """Those that a child process is handed on: not the first key, and nothing that opens a hub or a
+        bucket to import from. AWS_* opens our own store, which it needs."""
+        named = {
+            name
+            for one in self.connections.values()
+            for name in (one.access_key_env, one.secret_key_env)
+            if name and not name.startswith("AWS_")
+        }
+        kept = {name: text for name, text in variables.items() if name not in named}
+        return {name: text for name, text in kept.items() if name.upper() not in _OURS_ALONE}
 
     def environment(self) -> dict[str, str]:
         """The same settings as environment variables, for a child process, which needs no secrets."""

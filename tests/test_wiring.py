@@ -7,7 +7,9 @@ import pytest
 from app.errors import Misconfigured
 from app.ports.blobs import FileBlobs
 from app.ports.queue import LocalQueue
-from app.settings import Settings
+from app.services import trainer
+from app.services.workplace import PLAIN
+from app.settings import Connection, Settings
 from app.wiring import assemble, database_url
 
 
@@ -50,3 +52,16 @@ def test_a_url_that_means_nothing_is_refused_with_what_would(changes: dict[str, 
     with pytest.raises(Misconfigured, match="it reads") as caught:
         assemble(Settings(**sound | changes, work_dir=tmp_path))  # type: ignore[arg-type]
     assert "secret" not in caught.value.detail
+
+
+def test_a_child_is_handed_none_of_our_secrets() -> None:
+    lake = Connection(bucket="b", access_key_env="LAKE_KEY", secret_key_env="LAKE_SECRET")
+    ours = Connection(bucket="b", access_key_env="AWS_ACCESS_KEY_ID", secret_key_env="AWS_SECRET_ACCESS_KEY")
+    settings = Settings(connections={"lake": lake, "ours": ours})
+    secret = ("STILLHOUSE_BOOTSTRAP_KEY", "stillhouse_hub_token", "LAKE_KEY", "LAKE_SECRET")
+    kept = {"PATH": "/bin", "AWS_ACCESS_KEY_ID": "a", "STILLHOUSE_PORT": "1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name in secret:
+            patch.setenv(name, "told-to-nobody")
+        assert "told-to-nobody" not in trainer.environment(settings, PLAIN).values()
+    assert settings.without_secrets({**dict.fromkeys(secret, "x"), **kept}) == kept

@@ -18,5 +18,5 @@ def command(job_id: str, attempt: int, places: Places) -> list[str]:
 
 
 def environment(settings: Settings, places: Places) -> dict[str, str]:
-    given = {**os.environ, **OFFLINE, **settings.environment()}
+    given = {**settings.without_secrets(os.environ), **OFFLINE, **settings.environment()}
     return PATIENT | given | {"CUDA_VISIBLE_DEVICES": places.visible} | traces.for_children()
