@@ -12,7 +12,7 @@ import resource
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import structlog
 
@@ -95,7 +95,7 @@ def _attempt(parts: Parts, job_id: str, attempt: int, stop: Stop, meeting: "Meet
     try:
         return _run(parts, job_id, attempt, stop, meeting)
     except Exception as error:
-        code = _excuse(error)
+        code = excuse(error)
         if code is not None:
             log.warning("the attempt ends without a verdict", why=type(error).__name__, code=code)
             return code
@@ -123,7 +123,7 @@ def _run(parts: Parts, job_id: str, attempt: int, stop: Stop, meeting: "Meeting 
     return 0
 
 
-def _excuse(error: Exception) -> int | None:
+def excuse(error: Exception) -> int | None:
     """The exit code for what went wrong around the job; None: the job itself has failed."""
     from worker.engine.ranks import PeerLost
 
@@ -159,8 +159,13 @@ def _verdict(parts: Parts, job_id: str, attempt: int, failure: StillhouseError) 
     return {**failure.body(), "phase": running, "blame": blame, "attempt": attempt}
 
 
-if __name__ == "__main__":
-    code = main()
+def leave(code: int) -> NoReturn:
+    """All is closed: the interpreter would take seconds to take torch apart, and break at the pipe that a
+    thread of it still reads."""
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(code)  # all is closed: the interpreter would take seconds to take torch apart
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    leave(main())

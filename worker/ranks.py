@@ -12,19 +12,24 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
 
+from app.errors import NumericDivergence, OutOfMemory
 from app.logs import configure_logs
 from app.services import jobs
-from app.services.exit_codes import CRASHED, ORPHANED
+from app.services.exit_codes import AWAY, CRASHED, LEASE_LOST, NO_ROOM, ORPHANED
 from app.services.scratch import attempt_folder
 from app.settings import Settings
 from app.wiring import assemble
-from worker.__main__ import begin
+from worker.__main__ import PATIENCE_S, begin, excuse, leave
+
+VERDICT_S = 2 * PATIENCE_S  # for rank 0 to write what all ranks have met
+EXCUSES = (AWAY, LEASE_LOST, NO_ROOM)  # of a rank: the job is not to blame
 
 log = structlog.get_logger()
 
@@ -55,17 +60,23 @@ def _take_own_device(rank: int) -> None:
 
 
 def follow(settings: Settings, job_id: str, attempt: int, meeting: tuple[int, int, Path]) -> int:
-    """Any rank but the first. Its end is rank 0's end, or the other way round."""
+    """Any rank but the first; the exit code. Its end is rank 0's end, or the other way round."""
     threading.Thread(target=_end_with_the_first, name="pipe from rank 0", daemon=True).start()
     configure_logs(settings)
     structlog.contextvars.bind_contextvars(job_id=job_id, attempt=attempt, rank=meeting[0])
     parts = assemble(settings)
+    parts.sessions.patience_s = PATIENCE_S
     try:
         from worker.run import follow
 
         with parts.sessions.read() as session:
             job = jobs.owned(session, job_id, attempt)
         follow(job, attempt, parts, meeting)
+    except Exception as error:
+        if isinstance(error, NumericDivergence | OutOfMemory):
+            time.sleep(VERDICT_S)  # rank 0 has met it too: its verdict ends this process
+        log.exception("this rank cannot go on")
+        return excuse(error) or CRASHED
     finally:
         parts.close()
     return 0
@@ -77,11 +88,15 @@ def _followers(size: int) -> Iterator[None]:
         subprocess.Popen([sys.executable, "-m", *_own(), "--rank", str(rank)], stdin=subprocess.PIPE)
         for rank in range(1, size)
     ]
+    over = threading.Event()
     for process in started:
-        threading.Thread(target=_watch, args=[process], name=f"follower {process.pid}", daemon=True).start()
+        threading.Thread(
+            target=_watch, args=[process, over], name=f"follower {process.pid}", daemon=True
+        ).start()
     try:
         yield
     finally:
+        over.set()
         for process in started:
             process.kill()  # those that have followed to the end are gone already
 
@@ -90,10 +105,11 @@ def _own() -> list[str]:
     return ["worker.ranks", *sys.argv[1:]]
 
 
-def _watch(process: "subprocess.Popen[bytes]") -> None:
-    if (code := process.wait()) not in (0, -9):
+def _watch(process: "subprocess.Popen[bytes]", over: threading.Event) -> None:
+    """Ends this process where the other one has ended early: a device that waits for it may not notice."""
+    if (code := process.wait()) != 0 and not over.is_set():
         log.error("another rank ended before its time", exit_code=code)
-        os._exit(CRASHED)
+        os._exit(code if code in EXCUSES else CRASHED)
 
 
 def _end_with_the_first() -> None:
@@ -102,4 +118,4 @@ def _end_with_the_first() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from app.catalog.spec import Resolved
 from app.db.tables import Job, ModelVersion
+from app.services import claims, jobs
 from app.services.exit_codes import CRASHED
 from tests.worker.workshop import Workshop, digits, order, table
 
@@ -99,6 +100,28 @@ def test_a_loss_without_a_number_stops_every_rank_at_the_same_step(
     seen = workshop.look(job)
     assert (seen.status, (seen.error or {})["code"]) == ("failed", "numeric_divergence")
     assert seen.adjustments == {"lr_halvings": 2}  # after two tries with lower rates, together
+
+
+def test_a_job_that_is_finished_between_two_trainings_is_finished_by_every_rank(
+    workshop: Workshop, expert: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLHOUSE_FAILPOINT", "export.started:stall:4")  # one that went on would be noticed
+    both = {"evaluation": {"bootstrap": 100, "compare": ["teacher", "control"]}}
+    job = workshop.submit(ordered(workshop, expert, training=TRAINING | {"epochs": 40}, **both))
+    with started(workshop, job, 2) as process:
+        until(lambda: workshop.look(job).checkpoint_step > 0)  # the student has learned, the control begins
+        os.killpg(process.pid, 9)
+    with workshop.parts.sessions.write() as session:
+        jobs.yield_(session, job.id, job.attempt)
+    with workshop.parts.sessions.write() as session:
+        again = claims.claim(session, "test", ("cpu",), 600.0)
+    assert again is not None
+    with started(workshop, again, 2) as process:
+        assert process.stdin is not None
+        process.stdin.write(b"finish\n")
+        process.stdin.flush()
+        assert process.wait(PATIENCE_S) == 0
+    assert workshop.look(job).status == "succeeded"
 
 
 def test_the_attempt_crashes_with_a_rank_and_leaves_none_behind(

@@ -204,6 +204,10 @@ class Course:
         named = self.order.task.metric if stopping is None or stopping.metric == "auto" else stopping.metric
         return named if len(self.material.validation.labeled) else self.judge.imitation
 
+    def is_enough(self) -> bool:
+        """Whether rank 0 was told to finish. All ranks ask at the same places, and hear the same."""
+        return self._ranks.told(self.finish.is_set)
+
     def has_begun(self, name: str, seed: int) -> bool:
         """Whether the run that ends with this student was begun by an earlier attempt."""
         return self._checkpoints is not None and self._checkpoints.knows(_run_name(name, seed))

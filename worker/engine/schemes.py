@@ -27,7 +27,7 @@ def one_by_one(course: Course, scheme: Scheme) -> Arranged:  # noqa: ARG001
     *early, last = range(len(course.hops))
     for place in early:
         name, seed = course.hops[place][-1][0], course.order.seed
-        if course.finish.is_set() and not course.has_begun(name, course.seed_of(name, seed)):
+        if course.is_enough() and not course.has_begun(name, course.seed_of(name, seed)):
             break
         done = course.hop(place, course.newcomers(place, seed), lesson, seed)
         before |= done

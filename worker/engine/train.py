@@ -62,19 +62,19 @@ def train(
     ranks: "Ranks | OneRank" = ONE_RANK,
 ) -> Taught:
     """Goes on from where an earlier attempt was. Raises NumericDivergence, OutOfMemory and Left."""
-    spec, why, finish = order.resolved.spec, _no_control(order, material), stop.finish
+    spec, why = order.resolved.spec, _no_control(order, material)
     seeds = range(order.seed, order.seed + spec.evaluation.seeds)
     before = len(spec.scheme.hops(spec.student.architecture)) - 1
     runs = before + len(seeds) * (1 if why else 2)
     checkpoints = Checkpoints(order, stop, keeps=ranks.first)
     checkpoints.load()
-    course = Course(order, material, answers, finish, runs=runs, checkpoints=checkpoints, ranks=ranks)
+    course = Course(order, material, answers, stop.finish, runs=runs, checkpoints=checkpoints, ranks=ranks)
     course.notes += [order.inherited.told] if order.inherited else []
     arranged = ARRANGE[spec.scheme.kind](course, spec.scheme)
     students = {name: [one] for name, one in arranged.before.items()}
     controls: list[Trained] = []
     for seed in seeds:
-        if finish.is_set() and "student" in students and not course.has_begun("student", seed):
+        if course.is_enough() and "student" in students and not course.has_begun("student", seed):
             break
         taught = arranged.teach(seed)
         if seed == order.seed:
@@ -83,7 +83,7 @@ def train(
         else:
             students["student"].append(taught["student"])
     for seed in seeds if not why else []:
-        if finish.is_set() and not course.has_begun("control", seed):
+        if course.is_enough() and not course.has_begun("control", seed):
             why, controls = "the job was ended early, before the control was trained", []
             break
         controls.append(_control(course, seed))
