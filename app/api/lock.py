@@ -67,14 +67,15 @@ class _Page:
     ) -> None:
         """error: what the request failed with, the commit of its session included."""
         status, code = _told(error, self.response)
+        deed = self._deed(status, code)
         if status in audit.DENIED:
             gauge: DenialGauge = self._request.app.state.denials
-            if not gauge.passes():
+            if not gauge.passes(deed.project_id):
                 return
         elif not self._writes:
             return
         parts: Parts = self._request.app.state.parts
-        await run_in_threadpool(_write, parts, self._deed(status, code))
+        await run_in_threadpool(_write, parts, deed)
 
     def _deed(self, status: int, code: str | None) -> Deed:
         request = self._request

@@ -2,11 +2,12 @@
 
 An entry has the key's id, the method, the route and the path, never a body, a query or a key. A write is
 answered after its entry is committed. Whoever is denied again and again could fill the disk: a process writes
-at most DENIALS of those a minute, and the log has them all.
+at most DENIALS of those a minute and a project, and the log has them all.
 """
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -47,18 +48,20 @@ class Filters:
 
 
 class DenialGauge:
-    """Whether another denial may be written in this minute. Of one process."""
+    """Whether another denial may be written in this minute, so that no project and no stranger can keep those
+    of others out of the log. Of one process."""
 
     def __init__(self) -> None:
-        self._lock, self._minute, self._written = threading.Lock(), 0, 0
+        self._lock, self._minute, self._written = threading.Lock(), 0, Counter[str | None]()
 
-    def passes(self) -> bool:
+    def passes(self, project_id: str | None) -> bool:
+        """project_id: None: nobody that is known."""
         with self._lock:
             minute = int(time.monotonic() // 60)
             if minute != self._minute:
-                self._minute, self._written = minute, 0
-            self._written += 1
-            return self._written <= DENIALS
+                self._minute, self._written = minute, Counter()
+            self._written[project_id] += 1
+            return self._written[project_id] <= DENIALS
 
 
 def write(session: Session, deed: Deed) -> None:

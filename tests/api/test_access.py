@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from sqlalchemy.exc import DatabaseError
 from app.api import events, job_results, lock
 from app.db.tables import AuditEntry, Key
 from app.ports.parts import Parts
+from app.services import audit
 from app.settings import Settings
 from tests import keyed, orders
 from tests.keyed import OPERATOR
@@ -283,6 +285,24 @@ def test_writes_and_denials_are_written_down_with_who_and_what(
         kept = json.dumps([str(vars(one)) for one in session.scalars(select(AuditEntry))])
     assert secret not in kept
     assert "sh_" not in kept
+
+
+def test_no_stranger_keeps_denials_out_of_the_log(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "DENIALS", 3)
+    monkeypatch.setattr(audit, "time", SimpleNamespace(monotonic=lambda: 600.0))
+    with keyed.application(settings, settings.database_url) as application:
+        stranger, operator = keyed.client(application, None), keyed.client(application)
+        _, neighbor = keyed.make_project(application, "neighbor")
+        for _ in range(5):
+            assert stranger.get("/v1/jobs").status_code == 401
+            assert neighbor.get("/v1/projects").status_code == 403
+        reader = keyed.with_scopes(operator, application, ["read"])
+        assert reader.get("/v1/keys").status_code == 403
+        denied = [one for one in operator.get("/v1/audit").json()["data"] if one["status"] in audit.DENIED]
+    assert [one["path"] for one in denied].count("/v1/keys") == 1
+    assert len(denied) == 3 + 3 + 1
 
 
 @pytest.mark.parametrize("statement", ["UPDATE audit SET status = 200", "DELETE FROM audit"])
