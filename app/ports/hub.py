@@ -41,7 +41,7 @@ class _Entry(BaseModel):
     type: str
     path: str
     oid: str = ""
-    size: int = 0
+    size: Annotated[int, Field(ge=0)] = 0
     lfs: _Large | None = None
 
     def file(self) -> RemoteFile | None:

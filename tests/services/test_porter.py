@@ -307,6 +307,11 @@ def _lies_of_sizes(hub: Hub) -> None:
     hub.sizes["model.safetensors"] = 5_000
 
 
+def _promises_less_than_nothing(hub: Hub) -> None:
+    hub.sizes["README.md"] = -(10**15)
+    hub.files["org/insects"][hub.refs["org/insects"]["main"]]["README.md"] = b"#"
+
+
 def _is_another_file(hub: Hub) -> None:
     hub.other["config.json"] = b"{" + b" " * 500 + b"}"
 
@@ -351,7 +356,8 @@ def _says_teapot(hub: Hub) -> None:
 @pytest.mark.parametrize(
     "trouble",
     [
-        _lies_of_sizes, _is_another_file, _has_another_hash, _links_another_hash, _turns_in_a_circle,
+        _lies_of_sizes, _promises_less_than_nothing, _is_another_file, _has_another_hash,
+        _links_another_hash, _turns_in_a_circle,
         _leads_to_ourselves, _leads_to_the_cloud, _leads_nowhere, _leads_to_a_file, _says_teapot,
         _turns_pages_for_ever,
     ],
