@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from app.db.dialect import db_now
 from app.db.tables import Job
 from app.errors import Poison
-from app.services import phases
+from app.services import phases, usage
 from app.services.attempt_logs import tail
 from app.services.transitions import (
     Cause,
@@ -102,6 +102,7 @@ def reap(session: Session, max_no_progress: int) -> list[str]:
     over = select(Job).where(*silent()).order_by(Job.id).limit(100)
     jobs = list(session.execute(over.with_for_update(skip_locked=True)).scalars())
     for job in jobs:
+        usage.settle(session, job, job.lease_expires_at)  # nobody worked any more once it was over
         _crashed(session, job, "its worker fell silent", max_no_progress, cause="lost")
     return [job.id for job in jobs]
 

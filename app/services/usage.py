@@ -55,8 +55,9 @@ class Bytes:
         return self.datasets + self.models + self.artifacts
 
 
-def settle(session: Session, job: Job) -> None:
-    """Writes down what the job's newest attempt took, once. Called where a job stops running."""
+def settle(session: Session, job: Job, end: datetime | None = None) -> None:
+    """Writes down what the job's newest attempt took, once. Called where a job stops running. end: None means
+    now."""
     if job.attempt_started_at is None:
         return  # no attempt has run yet
     known = select(ComputeUsage.day).where(ComputeUsage.job_id == job.id, ComputeUsage.attempt == job.attempt)
@@ -71,7 +72,7 @@ def settle(session: Session, job: Job) -> None:
             "cpu_s": seconds if job.device != "cuda" else 0.0,
             "gpu_s": seconds * job.devices if job.device == "cuda" else 0.0,
         }
-        for day, seconds in _by_day(job.attempt_started_at, _now(session))
+        for day, seconds in _by_day(job.attempt_started_at, end or _now(session))
     ]
     session.execute(insert(ComputeUsage), rows)
 

@@ -64,6 +64,13 @@ def test_every_attempt_is_counted_once_and_outlives_its_job(
         assert usage.days(session, ["prj_other"], *ALWAYS) == []
 
 
+def test_a_lost_worker_counts_until_its_lease_was_over(sessions: Sessions, running: str) -> None:
+    with sessions.write() as session:  # and nobody was there to reap it
+        session.execute(update(Job).values(lease_expires_at=db_now(-30.0)))
+        assert jobs.reap(session, 3) == [running]
+    assert ledger(sessions) == [(1, 0, 70)]
+
+
 def test_a_rolled_back_end_is_not_counted(sessions: Sessions, running: str) -> None:
     with sessions.write() as session:
         attempts.fail(session, running, 1, {"code": "x", "detail": "x"})
