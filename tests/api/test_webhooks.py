@@ -154,10 +154,12 @@ def test_a_delivery_that_is_never_taken_ends_and_can_be_repeated(
     client: TestClient, receiver: Receiver, sessions: Sessions
 ) -> None:
     hook = hooked(client, receiver)
-    receiver.answers = [(503, {})]
+    receiver.answers = [(503, {}), (503, {})]
     tried = client.post(f"/v1/webhooks/{hook['id']}/test").json()
+    until(lambda: deliveries(client, hook)[0]["answer"] == 503)
     with sessions.write() as session:
         session.execute(update(Delivery).values(attempts=len(WAITS_S)))
+    hurry(sessions)
     (row,) = until(lambda: deliveries(client, hook, status="failed"))
     assert (row["id"], row["answer"]) == (tried["id"], 503)
     again = client.post(f"/v1/webhooks/{hook['id']}/deliveries/{row['id']}/repeat")

@@ -73,9 +73,6 @@ def test_the_task_s_own_loss_by_hand() -> None:
     student, labels = torch.tensor([[1.0], [2.0], [-1.0]]), torch.tensor([0.0, torch.nan, 1.0])
     assert value([student], [], labels=labels).item() == pytest.approx((1 + 4) / 2)
     assert value([student], [], labels=torch.full((3,), torch.nan)).item() == 0.0
-    mixed = Batch(labels=labels[[0, 2, 0]], others=labels[[2, 2, 1]], share=torch.tensor([0.75, 0.5, 0.5]))
-    wanted = ((1 - 0.25) ** 2 + (2 - 1) ** 2) / 2  # the third has a half without a label
-    assert TaskLoss()(Outputs(student), Outputs(), mixed).item() == pytest.approx(wanted)
 
 
 def test_no_gradient_comes_of_a_row_without_a_label() -> None:

@@ -44,7 +44,8 @@ def house(
         blobs_url=f"file://{folder}/blobs",
         work_dir=folder / "work",
         threads=1,
-        accelerators=("none",),
+        accelerators=("cuda",),
+        devices=("0",),
     )
     parts = assemble(settings)
     with TestClient(create_app(settings), base_url="http://localhost") as client:

@@ -31,6 +31,7 @@ def shop(sqlite_url: str) -> Iterator[Session]:
         session.add(Project(id=orders.PROJECT, name="default"))
         session.flush()
         orders.stock(session)
+        orders.worker(session)
         _houses(session)
         orders.teacher(
             session, name="valuer", task="tabular_regression", labels=["value"],

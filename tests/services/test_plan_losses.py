@@ -30,6 +30,7 @@ def shop(sqlite_url: str) -> Iterator[Session]:
         session.add(Project(id=orders.PROJECT, name="default"))
         session.flush()
         orders.stock(session)
+        orders.worker(session)
         network(session, "net", "mlp", parameters=300)
         network(session, "convnet", "resnet", parameters=300)
         network(session, "encoder", "bert", "attentions", "values", parameters=300)

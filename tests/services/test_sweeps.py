@@ -534,6 +534,8 @@ def test_three_failures_at_the_start_end_it_with_the_first_error(shop: Shop) -> 
         shop.step()
     sweep = shop.sweep(sweep_id)
     assert sweep.status == "failed"
+    assert sweep.error is not None
+    assert sweep.error.pop("log_tail")
     assert sweep.error == {"code": "numeric_divergence", "detail": "it broke", "trial": 0}
     assert shop.statuses(sweep_id) == ["failed"] * 3
 
