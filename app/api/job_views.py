@@ -25,7 +25,10 @@ class Waiting(BaseModel):
         description="capacity: no slot is free; quota: its project runs as many as it may; "
         "preempted: its worker went away; retry: it is tried again after a while"
     )
-    ahead: int = Field(description="queued jobs that would be claimed first, as things stand")
+    ahead: int | None = Field(
+        description="queued jobs that would be claimed first, as things stand; null in the answer to a POST, "
+        "which counts nothing"
+    )
     detail: str | None = Field(description="what it needs and no worker has that is there")
 
 

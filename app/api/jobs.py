@@ -54,7 +54,7 @@ def submit_job(
     """Accepts a job. It is stored before this answers, and is carried out whatever crashes afterwards."""
     with traces.span("submit"), parts.sessions.write() as session:
         job = submission.submit(session, parts.settings, principal.project_id, spec, idempotency_key)
-        record = job_records.get(session, principal.project_id, job.id)
+        record = job_records.submitted(session, job)
         failpoint("submit.before_commit")
     failpoint("submit.after_commit")
     with traces.span("ring"):

@@ -40,6 +40,13 @@ def get(session: Session, project_id: str, job_id: str) -> Record:
     return _records(session, [row])[0]
 
 
+def submitted(session: Session, job: Job) -> Record:
+    """The same of a job that was submitted a moment ago, or earlier under the same key."""
+    if job.status == "queued" and job.attempt == 0:
+        return Record(job, None, places.uncounted(session, job))
+    return get(session, job.project_id, job.id)
+
+
 def list_(
     session: Session, project_id: str, filters: Filters, before: str | None, limit: int
 ) -> list[Record]:

@@ -19,13 +19,14 @@ Reason = Literal["capacity", "quota", "preempted", "retry"]
 
 @dataclass(frozen=True)
 class Waiting:
-    """Why a queued job is not running. ahead: how many jobs would be claimed before it, as things stand.
+    """Why a queued job is not running. ahead: how many jobs would be claimed before it, as things stand;
+    None: nobody has counted.
 
     detail: what more there is to say, such as that no worker offers what it needs.
     """
 
     reason: Reason
-    ahead: int
+    ahead: int | None
     detail: str | None = None
 
 
@@ -43,6 +44,11 @@ def waiting(session: Session, jobs: Sequence[Job]) -> dict[str, Waiting]:
         for row in session.execute(_standing(_rivals(there, accelerator, devices)), {"ids": ids}):
             found[row.id] = Waiting(_reason(row), row.ahead, missing(there, accelerator, devices))
     return found
+
+
+def uncounted(session: Session, job: Job) -> Waiting:
+    """Of a job that has just been submitted: its place takes a look at the whole queue."""
+    return Waiting("capacity", None, missing(workers.live(session), job.accelerator, job.devices))
 
 
 def ahead_of_new(session: Session, project_id: str, priority: int, accelerator: str, devices: int) -> int:

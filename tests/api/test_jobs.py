@@ -49,8 +49,10 @@ def test_a_job_looks_as_its_schema_says(client: TestClient) -> None:
     JobView.model_validate(job)
     assert set(job) == set(JobView.model_fields)
     waits = {"reason": "capacity", "detail": "no worker that offers cuda is there"}
-    assert job["waiting"] == {**waits, "ahead": 0}
-    assert submitted(client)["waiting"] == {**waits, "ahead": 1}
+    second = submitted(client)
+    assert job["waiting"] == second["waiting"] == {**waits, "ahead": None}
+    assert client.get(f"/v1/jobs/{job['id']}").json()["waiting"] == {**waits, "ahead": 0}
+    assert client.get(f"/v1/jobs/{second['id']}").json()["waiting"] == {**waits, "ahead": 1}
 
 
 def test_a_job_without_teachers_is_refused_unless_its_students_teach_themselves(client: TestClient) -> None:
