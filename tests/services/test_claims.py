@@ -19,6 +19,7 @@ A, B = "prj_default", "prj_other"
 RACED = 200
 CLAIM_ALL = """
 import sys
+import time
 from app.db.session import Sessions
 from app.services import claims
 
@@ -31,6 +32,7 @@ while True:
     if job is None:
         break
     print(job.id, job.attempt)
+    time.sleep(0.001)  # SQLite gives its lock to whoever asks at the right moment, again and again to the same
 """
 
 
