@@ -32,7 +32,7 @@ while True:
     if job is None:
         break
     print(job.id, job.attempt)
-    time.sleep(0.001)  # SQLite gives its lock to whoever asks at the right moment, again and again to the same
+    time.sleep(0.001)  # else SQLite gives its lock to the same one again and again
 """
 
 
