@@ -157,7 +157,7 @@ def _exports(exports: Sequence[Json]) -> None:
     table = Table("file", "size", "same answers", "1 image", "32 images", title="The student's files")
     for one in exports:
         times = [f"{latency['p50_ms']:.2f} ms" for latency in one["latency"]]
-        table.add_row(one["kind"], _kib(one["size"]), f"{one['agreement']:.1%}", *times)
+        table.add_row(one["kind"], _kib(one["size"]), f"{one['likeness']:.1%}", *times)
     console.print(table)
 
 
