@@ -26,7 +26,7 @@ from app.services.exit_codes import AWAY, CRASHED, LEASE_LOST, NO_ROOM, ORPHANED
 from app.services.scratch import attempt_folder
 from app.settings import Settings
 from app.wiring import assemble
-from worker.__main__ import PATIENCE_S, begin, excuse, leave
+from worker.__main__ import PATIENCE_S, Stop, begin, excuse, leave
 
 VERDICT_S = 2 * PATIENCE_S  # for rank 0 to write what all ranks have met
 EXCUSES = (AWAY, LEASE_LOST, NO_ROOM)  # of a rank: the job is not to blame
@@ -71,7 +71,7 @@ def follow(settings: Settings, job_id: str, attempt: int, meeting: tuple[int, in
 
         with parts.sessions.read() as session:
             job = jobs.owned(session, job_id, attempt)
-        follow(job, attempt, parts, meeting)
+        follow(job, attempt, parts, meeting, Stop())
     except Exception as error:
         if isinstance(error, NumericDivergence | OutOfMemory):
             time.sleep(VERDICT_S)  # rank 0 has met it too: its verdict ends this process

@@ -1,7 +1,6 @@
 """One attempt at one job, in a process of its own, from the order to the registered student."""
 
 import shutil
-import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -52,22 +51,15 @@ def run(job: Job, attempt: int, parts: Parts, stop: Stop, meeting: Meeting | Non
         journal.succeed(result.checkpoint, result.manifest, result.artifacts, result.outcome, result.usage)
 
 
-def follow(job: Job, attempt: int, parts: Parts, meeting: Meeting) -> None:
+def follow(job: Job, attempt: int, parts: Parts, meeting: Meeting, stop: Stop) -> None:
     """The part of another rank: it begins where rank 0 begins to train, works in a folder of that one's, and
-    writes nothing."""
+    writes nothing. stop: nobody tells it anything, for rank 0 passes on what matters."""
     own = attempt_folder(parts.settings, job.id, attempt) / f"rank-{meeting[0]}"
     order = validate(job, own, parts, Silent(parts.sessions, job.id, attempt))
     with met(order.device.on, meeting) as ranks:
         own.mkdir()
         material = fetch(order)
-        train(order, material, signals(order, material), Never(), ranks)
-
-
-class Never:
-    """What another rank is told, which is nothing: rank 0 passes on what matters."""
-
-    def __init__(self) -> None:
-        self.finish, self.leave = threading.Event(), threading.Event()
+        train(order, material, signals(order, material), stop, ranks)
 
 
 @contextmanager
