@@ -249,16 +249,16 @@ def room(size: int) -> Iterator[None]:
 def test_memory_that_runs_out_in_earnest_is_taken_for_what_it_is(
     workshop: Workshop, taken: tuple[PinnedModel, PinnedData]
 ) -> None:
-    """The system refuses the pages: a layer's answer to the whole batch is 100 MiB."""
-    resolved = order([taken[0]], taken[1], spec=spec(batch_size=200, epochs=1))
+    """The system refuses the pages: a layer's answer to the whole batch is 400 MiB."""
+    resolved = order([taken[0]], taken[1], spec=spec(batch_size=800, epochs=1))
     job = workshop.submit(resolved)
     journal = Journal(workshop.parts.sessions, job.id, job.attempt)
     adjustments = Adjustments(journal, resolved.spec, {})
     module = MLP(hidden_sizes=(130_000,)).build(Input(modality="vector", shape=(64,)), DIGITS)
-    features, labels = X[:200].astype(np.float32), Y[:200].astype(np.int64)
+    features, labels = X[:800].astype(np.float32), Y[:800].astype(np.int64)
     lesson = Lesson(
         terms=[CrossEntropy()],
-        stages=[Stage(1, [0], np.arange(200), 200)],
+        stages=[Stage(1, [0], np.arange(800), 800)],
         inputs=inputs(features, labels),
         teaching=None,
         validate=lambda _: {"accuracy": 0.0},
@@ -271,10 +271,11 @@ def test_memory_that_runs_out_in_earnest_is_taken_for_what_it_is(
         training = adjustments.training(0)
         return distill([pupil], lesson, training, watch=Notes(), finish=threading.Event())
 
-    with room(180 * MIB):
+    with room(500 * MIB):
         (trained,) = adjustments.persist(teach)
     assert trained.steps == 1
-    assert workshop.look(job).adjustments["micro_batch_size"] in (25, 50, 100)
+    # by how much depends on what this process holds already
+    assert workshop.look(job).adjustments["micro_batch_size"] <= 400
 
 
 def test_other_errors_are_not_taken_for_memory(
