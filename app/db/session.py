@@ -36,14 +36,14 @@ class Sessions:
     def read(self) -> Iterator[Session]:
         """A snapshot to look at; what is changed in it is thrown away."""
         self._wait()
-        with Session(self._read, expire_on_commit=False) as session:
+        with _Session(self._read, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """One transaction; on SQLite it takes the write lock at once, so that writers queue up."""
         self._wait()
-        with Session(self._write, expire_on_commit=False) as session, session.begin():
+        with _Session(self._write, expire_on_commit=False) as session, session.begin():
             yield session
 
     def in_use(self) -> int:
@@ -66,6 +66,15 @@ class Sessions:
                 if time.monotonic() > until:
                     raise
             time.sleep(RETRY_S)
+
+
+class _Session(Session):
+    """Keeps what it has loaded, so that a row that was let go is not asked for again by its key."""
+
+
+@event.listens_for(_Session, "loaded_as_persistent")
+def _keep(session: Session, instance: object) -> None:
+    session.info.setdefault("loaded", set()).add(instance)
 
 
 def _sqlite_engine(url: str) -> Engine:

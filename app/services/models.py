@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, Literal
 
-from sqlalchemy import Integer, bindparam, select
+from sqlalchemy import Integer, Select, bindparam, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -20,6 +20,7 @@ from app.errors import Fault, NotFound, UnknownReference, shown
 from app.services import imported, job_outputs, quotas
 
 Json = dict[str, Any]
+_Asked = dict[str, Select[*tuple[Any, ...]]]
 
 
 @dataclass(frozen=True)
@@ -125,16 +126,24 @@ def find(session: Session, project_id: str, reference: str) -> ModelVersion:
     """
     if reference.startswith(imported.HUB):
         return session.get_one(ModelVersion, imported.identify(session, project_id, "model", reference))
-    return session.get_one(ModelVersion, identify(session, project_id, reference))
+    if reference.startswith(job_outputs.JOB):
+        return session.get_one(ModelVersion, job_outputs.identify(session, project_id, reference))
+    found: ModelVersion = _named(session, _VERSION, project_id, reference)
+    return found
 
 
 def identify(session: Session, project_id: str, reference: str) -> str:
-    """The id of what `find` finds, for one small query."""
+    """The id of what `find` finds, for one small query; of what is in the registry."""
     if reference.startswith(job_outputs.JOB):
         return job_outputs.identify(session, project_id, reference)
+    return str(_named(session, _ID, project_id, reference))
+
+
+def _named(session: Session, asked: _Asked, project_id: str, reference: str) -> Any:
+    """Raises UnknownReference."""
     name, _, selector = reference.removeprefix("model:").partition("@")
-    version_id = _select(session, project_id, name, selector)
-    if version_id is None:
+    found = _select(session, asked, project_id, name, selector)
+    if found is None:
         detail = _what_there_is(session, project_id, name, _model(session, project_id, name))
         fault = Fault(
             "",
@@ -143,15 +152,15 @@ def identify(session: Session, project_id: str, reference: str) -> str:
             "Import the model with POST /v1/models, or name one that is there.",
         )
         raise UnknownReference(f"{shown(reference)} points at nothing: {detail}", fault)
-    return version_id
+    return found
 
 
 def get(session: Session, project_id: str, name: str, selector: str) -> Entry:
     """The version with this number or alias. Raises NotFound, which says what there is."""
-    version_id = _select(session, project_id, name, selector)
-    if version_id is None:
+    version = _select(session, _VERSION, project_id, name, selector)
+    if version is None:
         raise NotFound(_what_there_is(session, project_id, name, _model(session, project_id, name)))
-    return entry(session, session.get_one(ModelVersion, version_id))
+    return entry(session, version)
 
 
 def get_model(session: Session, project_id: str, name: str) -> Model:
@@ -215,26 +224,37 @@ def _model(session: Session, project_id: str, name: str) -> Model | None:
     return session.scalar(select(Model).where(Model.project_id == project_id, Model.name == name))
 
 
-def _select(session: Session, project_id: str, name: str, selector: str) -> str | None:
-    """The version's id, by number, by alias, or the newest one for an empty selector."""
+def _select(
+    session: Session,
+    asked: _Asked,
+    project_id: str,
+    name: str,
+    selector: str,
+) -> Any:
+    """What is asked of the version, by its number, by an alias, or of the newest for an empty selector."""
     number = re.fullmatch("[0-9]{1,9}", selector)
-    statement = _OF_NUMBER if number else _OF_ALIAS if selector else _NEWEST
     values = {"project_id": project_id, "name": name, "selector": int(selector) if number else selector}
-    return session.scalar(statement, values)
+    return session.scalar(asked["number" if number else "alias" if selector else "newest"], values)
 
 
-# Every prediction asks one of these: made once and of tables, not classes, they cost half the time.
-_model_table, _versions, _aliases = Model.__table__, ModelVersion.__table__, Alias.__table__
-_NAMED = (
-    select(_versions.c.id)
-    .join(_model_table, _model_table.c.id == _versions.c.model_id)
-    .where(_model_table.c.project_id == bindparam("project_id"), _model_table.c.name == bindparam("name"))
-)
-_OF_NUMBER = _NAMED.where(_versions.c.version == bindparam("selector", type_=Integer))
-_OF_ALIAS = _NAMED.join(_aliases, _aliases.c.model_id == _model_table.c.id).where(
-    _aliases.c.alias == bindparam("selector"), _versions.c.version == _aliases.c.version
-)
-_NEWEST = _NAMED.where(_versions.c.version == _model_table.c.last_version)
+def _statements(*asked: Any) -> _Asked:
+    """What is asked of a version, by how the version is named."""
+    models, versions, aliases = Model.__table__, ModelVersion.__table__, Alias.__table__
+    named = (
+        select(*asked)
+        .select_from(versions.join(models, models.c.id == versions.c.model_id))
+        .where(models.c.project_id == bindparam("project_id"), models.c.name == bindparam("name"))
+    )
+    alias = aliases.c.alias == bindparam("selector"), versions.c.version == aliases.c.version
+    return {
+        "number": named.where(versions.c.version == bindparam("selector", type_=Integer)),
+        "alias": named.join(aliases, aliases.c.model_id == models.c.id).where(*alias),
+        "newest": named.where(versions.c.version == models.c.last_version),
+    }
+
+
+# Every prediction asks for the id: statements made once and of tables, not classes, cost half the time.
+_ID, _VERSION = _statements(ModelVersion.__table__.c.id), _statements(ModelVersion, Model)
 
 
 def _what_there_is(session: Session, project_id: str, name: str, model: Model | None) -> str:

@@ -90,7 +90,6 @@ def insert(session: Session, project_id: str, order: Order, **standing: Any) -> 
     )
     told = {"status": "queued"} | ({"parent": job.parent_id} if job.parent_id else {})
     write_events(session, job.id, 1, [Note("job.created", "created", data=told)])
-    session.refresh(job)
     return job
 
 
