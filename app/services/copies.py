@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from app.catalog.spec import Resolved
 from app.db.tables import Job, JobReference
-from app.errors import StateConflict
-from app.services import checkpoints, submission
+from app.errors import NotFound, StateConflict, shown
+from app.services import checkpoints, quotas, submission
 from app.services.idempotency import once
 from app.services.merge_patch import patched
 from app.services.transitions import held
@@ -24,7 +24,8 @@ Json = dict[str, Any]
 def retry(session: Session, project_id: str, job_id: str, idempotency_key: str | None = None) -> Job:
     """A queued job that goes on where the named one ended, or the one that the same key made.
 
-    Raises NotFound, StateConflict unless the job failed or was cancelled, and IdempotencyKeyReused.
+    Raises NotFound, StateConflict unless the job failed or was cancelled, QuotaExceeded, and
+    IdempotencyKeyReused.
     """
     if idempotency_key is None:
         return _again(session, project_id, job_id)
@@ -41,11 +42,15 @@ def changed(session: Session, project_id: str, job_id: str, overrides: Json) -> 
 
     Raises NotFound.
     """
-    patch: Json = patched(held(session, project_id, job_id).spec, overrides)
+    spec = session.scalar(select(Job.spec).where(Job.id == job_id, Job.project_id == project_id))
+    if spec is None:
+        raise NotFound(f"There is no job {shown(job_id)}.")
+    patch: Json = patched(spec, overrides)
     return patch
 
 
 def _again(session: Session, project_id: str, job_id: str) -> Job:
+    quotas.hold(session, project_id)
     old = held(session, project_id, job_id)
     if old.status not in ("failed", "cancelled"):
         way = "clone it" if old.status == "succeeded" else "wait for its end, or cancel it first"

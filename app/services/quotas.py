@@ -2,7 +2,8 @@
 
 `max_parameters` bounds the plan, `max_queued_jobs` and `max_gpu_s` what is submitted, `max_bytes` what is
 uploaded and submitted, and `max_running_jobs` what services.claims hands to workers: those that are over it
-wait. Whoever asks while there is a quota holds the project's row, so that two cannot pass at once.
+wait. Whoever asks while there is a quota holds the project's row, so that two cannot pass at once; who needs
+a job's row as well takes it afterwards, or two of them might wait for each other.
 """
 
 from collections.abc import Iterator
@@ -26,15 +27,23 @@ def tightened(session: Session, settings: Settings, project_id: str) -> Settings
     return settings.model_copy(update={"max_parameters": own})
 
 
+def hold(session: Session, project_id: str) -> Project:
+    """The project; where it has a quota, nobody else asks until this transaction ends."""
+    project = session.get_one(Project, project_id)
+    if (project.max_queued_jobs, project.max_gpu_s, project.max_bytes) != (None, None, None):
+        session.refresh(project, with_for_update={"key_share": True})
+    return project
+
+
 def admit_job(session: Session, project_id: str, accelerator: str) -> None:
-    """Raises QuotaExceeded when the project may not submit a job now."""
-    for refusal in _refusals(session, _held(session, project_id), accelerator):
+    """Raises QuotaExceeded when the project may not have another job queued now."""
+    for refusal in _refusals(session, hold(session, project_id), accelerator):
         raise refusal
 
 
 def admit_bytes(session: Session, project_id: str, size: int) -> None:
     """Raises QuotaExceeded when the project may not store `size` bytes more."""
-    project = _held(session, project_id)
+    project = hold(session, project_id)
     if project.max_bytes is None:
         return
     used = usage.stored(session, project_id).limited
@@ -51,14 +60,6 @@ def jobs(session: Session, project_id: str, status: str) -> int:
     """How many there are."""
     count = select(func.count()).where(Job.project_id == project_id, Job.status == status)
     return session.scalar(count) or 0
-
-
-def _held(session: Session, project_id: str) -> Project:
-    """The project; where it has a quota, nobody else asks until this transaction ends."""
-    project = session.get_one(Project, project_id)
-    if (project.max_queued_jobs, project.max_gpu_s, project.max_bytes) != (None, None, None):
-        session.refresh(project, with_for_update={"key_share": True})
-    return project
 
 
 def _refusals(session: Session, project: Project, accelerator: str) -> Iterator[QuotaExceeded]:

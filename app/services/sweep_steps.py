@@ -24,7 +24,7 @@ from app.errors import (
     StateConflict,
 )
 from app.ports.parts import Parts
-from app.services import jobs, search, submission
+from app.services import jobs, quotas, search, submission
 from app.services.sweep_standing import Row, Standing, hopeless, look, points, tried
 from app.settings import Settings
 
@@ -56,7 +56,9 @@ def step(parts: Parts, sweep_id: str) -> None:
         held = select(Sweep).where(Sweep.id == sweep_id, Sweep.status == "running")
         if session.scalar(held.with_for_update(skip_locked=True)) is None:
             return
-        submitted = _Step(session, parts.settings, look(session, sweep_id)).take(reports, pruned)
+        standing = look(session, sweep_id)
+        quotas.hold(session, standing.sweep.project_id)  # before any job's row
+        submitted = _Step(session, parts.settings, standing).take(reports, pruned)
     for job_id in submitted:
         parts.queue.ring(job_id)
 

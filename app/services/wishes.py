@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from app.db.dialect import TERMINAL, db_now
 from app.db.tables import Job
 from app.errors import NotFound, StateConflict, shown
+from app.services import quotas
 from app.services.transitions import Note, change, end, ended, held
 
 _STOPPING = {"cancel": "being cancelled", "finish": "being stopped"}
@@ -62,13 +63,15 @@ def pause(session: Session, project_id: str, job_id: str) -> Job:
 def resume(session: Session, project_id: str, job_id: str) -> Job:
     """Queues a paused job again; of one that is still pausing the wish is taken back.
 
-    Raises NotFound, and StateConflict when the job is not paused.
+    Raises NotFound, StateConflict when the job is not paused, and QuotaExceeded when it cannot be queued now.
     """
+    quotas.hold(session, project_id)
     job = held(session, project_id, job_id)
     if job.desired != "pause" or job.status in TERMINAL:
         raise StateConflict(f"Job {job_id} is {_standing(job)}: only a paused job can be resumed.")
     if job.status == "running":
         return _changed(session, job, [_asked("asked to go on", "run")], desired="run")
+    quotas.admit_job(session, project_id, job.accelerator)
     told = Note("job.status", "queued", data={"status": "queued"})
     return _changed(session, job, [told], status="queued", desired="run", available_at=db_now())
 
