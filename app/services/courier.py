@@ -22,17 +22,20 @@ log = structlog.get_logger()
 
 
 class Courier(threading.Thread):
-    """Works in every API process; rows say who sends what. A slow receiver holds up one sender alone."""
+    """Works in every API process; rows say who sends what, and let no slow receiver have all senders."""
 
     def __init__(self, parts: Parts) -> None:
         super().__init__(name="courier", daemon=True)
         self._parts, self._stopping = parts, threading.Event()
+        self._bell = threading.Event()  # a sender is free, so the next of its webhook may go
         self._free = threading.Semaphore(SENDERS)
         self._client = guarded_client(parts.settings, max_s=LONGEST_S, max_bytes=MOST_BYTES)
 
     def run(self) -> None:
         with self._client, ThreadPoolExecutor(SENDERS, thread_name_prefix="courier") as senders:
-            while not self._stopping.wait(INTERVAL_S):
+            while not self._stopping.is_set():
+                self._bell.wait(INTERVAL_S)
+                self._bell.clear()
                 try:
                     self._hand_on()
                     self._send_due(senders)
@@ -41,6 +44,7 @@ class Courier(threading.Thread):
 
     def stop(self) -> None:
         self._stopping.set()
+        self._bell.set()
 
     def _hand_on(self) -> None:
         """Looks first, for a look takes no lock."""
@@ -78,6 +82,7 @@ class Courier(threading.Thread):
             log.exception("a delivery was not recorded", delivery=letter.id)
         finally:
             self._free.release()
+            self._bell.set()
 
 
 def send(http: httpx.Client, letter: Letter) -> Reply:

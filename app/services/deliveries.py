@@ -3,6 +3,9 @@
 Claiming one moves its `available_at` past the time that sending may take, so that two processes do not send
 it at once and one whose process died comes up again. A delivery may arrive twice, always with the same
 `webhook-id`, by which receivers tell.
+
+Receivers may be slow, and senders are few: rows say how many deliveries of a webhook and of a project are
+being sent, by all processes together, and beyond a few of them others go first.
 """
 
 import base64
@@ -13,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import exists, or_, select, update
+from sqlalchemy import Select, exists, func, literal, or_, select, update
 from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now, now
@@ -24,11 +27,20 @@ from app.services import tallies, webhooks
 
 WAITS_S = (5, 300, 1_800, 7_200, 18_000, 36_000, 50_400, 72_000, 86_400)  # of the specification
 ALONE_S = 60.0  # that a sender is left alone with a delivery
+AT_ONCE = 2  # deliveries of one webhook
+OF_PROJECT = 4  # deliveries of one project at once; processes that claim in the same moment may make it more
 GONE = 410  # the receiver wants no more of them
 
 Json = dict[str, Any]
 
-_DUE = (Delivery.status == "pending", Delivery.available_at <= db_now())
+PENDING = literal("pending", literal_execute=True)  # the index of what is due does not serve a parameter
+_DUE = (Delivery.status == PENDING, Delivery.available_at <= db_now())
+next_at = (  # when the first of a webhook's is due
+    select(func.min(Delivery.available_at))
+    .where(Delivery.webhook_id == Webhook.id, Delivery.status == PENDING)
+    .scalar_subquery()
+)
+_SENT_NOW = (Delivery.sending_until.is_not(None), Delivery.sending_until > db_now())
 
 
 @dataclass(frozen=True)
@@ -57,12 +69,12 @@ class Reply:
 
 
 def waiting(session: Session) -> bool:
-    """Whether one is due."""
-    return bool(session.scalar(select(exists().where(*_DUE))))
+    """Whether one is due that may be sent now."""
+    return bool(session.scalar(select(exists(_turns()))))
 
 
 def claim(session: Session) -> Letter | None:
-    """The delivery that is due longest, for this sender alone for a while; None: there is none.
+    """A delivery that is due and may be sent now, for this sender alone for a while; None: there is none.
 
     Those of a disabled webhook end here, unsent.
     """
@@ -81,7 +93,7 @@ def record(session: Session, letter: Letter, reply: Reply) -> None:
     row = session.get(Delivery, letter.id, with_for_update=True, populate_existing=True)
     if row is None or row.status != "pending" or row.attempts != letter.attempt:
         return
-    row.answer, row.error = reply.status, None if reply.taken else _why(reply)
+    row.answer, row.error, row.sending_until = reply.status, None if reply.taken else _why(reply), None
     if reply.taken:
         row.status, row.ended_at = "delivered", now()
     elif reply.status == GONE or row.attempts > len(WAITS_S):
@@ -140,9 +152,14 @@ def sign(secrets: Sequence[str], message_id: str, timestamp: int, body: bytes) -
 
 
 def _claimed(session: Session) -> Delivery | None:
+    """The webhook's row is held, so that nobody else counts at the same time what is sent for it."""
+    held = _turns().order_by(next_at, Webhook.id).limit(1).with_for_update(skip_locked=True, key_share=True)
+    hook_id = session.scalar(held)
+    if hook_id is None:
+        return None
     longest = (
         select(Delivery.id)
-        .where(*_DUE)
+        .where(*_DUE, Delivery.webhook_id == hook_id)
         .order_by(Delivery.available_at, Delivery.id)
         .limit(1)
         .with_for_update(skip_locked=True)
@@ -150,18 +167,38 @@ def _claimed(session: Session) -> Delivery | None:
     )
     return session.execute(
         update(Delivery)
-        .where(Delivery.id == longest, Delivery.status == "pending")
-        .values(attempts=Delivery.attempts + 1, available_at=db_now(ALONE_S))
+        .where(Delivery.id == longest, Delivery.status == "pending", Delivery.webhook_id.not_in(_busy()))
+        .values(attempts=Delivery.attempts + 1, available_at=db_now(ALONE_S), sending_until=db_now(ALONE_S))
         .returning(Delivery)
         .execution_options(synchronize_session=False, populate_existing=True)
     ).scalar_one_or_none()
+
+
+def _turns() -> Select[str]:
+    """The webhooks of which something is due, without those that have enough senders already."""
+    project = (
+        select(Webhook.project_id)
+        .join(Delivery, Delivery.webhook_id == Webhook.id)
+        .where(*_SENT_NOW)
+        .group_by(Webhook.project_id)
+        .having(func.count() >= OF_PROJECT)
+    )
+    free = (Webhook.id.not_in(_busy()), Webhook.project_id.not_in(project))
+    return select(Webhook.id).where(next_at <= db_now(), *free)
+
+
+def _busy() -> Select[str]:
+    """The webhooks that have enough senders."""
+    sent = select(Delivery.webhook_id).where(*_SENT_NOW).group_by(Delivery.webhook_id)
+    return sent.having(func.count() >= AT_ONCE)
 
 
 def _drop(session: Session, row: Delivery) -> None:
     """It, and what else is due for the same webhook; what another sender holds is its own."""
     due = select(Delivery.id).where(*_DUE, Delivery.webhook_id == row.webhook_id)
     held = or_(Delivery.id == row.id, Delivery.id.in_(due.with_for_update(skip_locked=True)))
-    told = {"status": "failed", "ended_at": db_now(), "error": "its webhook was disabled"}
+    told: Json = {"status": "failed", "ended_at": db_now(), "error": "its webhook was disabled"}
+    told["sending_until"] = None
     session.execute(update(Delivery).where(held).values(told).execution_options(synchronize_session=False))
 
 

@@ -14,8 +14,9 @@ from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
 from app.db.session import OUTAGES, Sessions
-from app.db.tables import Delivery, Event, Import, Job, Outbox, Worker
+from app.db.tables import Delivery, Event, Import, Job, Outbox, Webhook, Worker
 from app.services import tallies
+from app.services.deliveries import PENDING, next_at
 from app.services.tallies import Sum
 
 LIVE = ("queued", "running", "paused")
@@ -108,8 +109,8 @@ def _outbox(session: Session, now: datetime) -> Line:
 
 def _deliveries(session: Session, now: datetime) -> Line:
     """Those that are due; one that was refused waits on purpose."""
-    due = select(Delivery.available_at).where(Delivery.status == "pending", Delivery.available_at <= now)
-    first = session.scalar(due.order_by(Delivery.available_at).limit(1))
+    due = select(Delivery.id).where(Delivery.status == PENDING, Delivery.available_at <= now)
+    first = session.scalar(select(func.min(next_at)).select_from(Webhook))
     return Line(_count(session, due), _age_s(now, first))
 
 

@@ -17,8 +17,8 @@ from app.db.dialect import db_now
 from app.db.session import Sessions
 from app.db.tables import Delivery
 from app.main import create_app
-from app.services import jobs
-from app.services.deliveries import WAITS_S
+from app.services import courier, jobs
+from app.services.deliveries import AT_ONCE, WAITS_S
 from app.settings import Settings
 from tests import orders
 
@@ -27,12 +27,13 @@ UNDER_WAY_S = 30
 
 
 class Receiver(ThreadingHTTPServer):
-    """Keeps what it is sent; answers with the first of `answers`, then with 204."""
+    """Keeps what it is sent; answers with the first of `answers`, then with 204, on /slow when let go."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.got: list[tuple[dict[str, str], bytes]] = []
         self.answers: list[tuple[int, dict[str, str]]] = []
+        self.held, self.let_go = list[str](), threading.Event()
         threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
 
     @property
@@ -49,6 +50,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["content-length"]))
+        if self.path == "/slow":
+            self.server.held.append(self.path)
+            self.server.let_go.wait(UNDER_WAY_S)
         self.server.got.append(({name.lower(): value for name, value in self.headers.items()}, body))
         status, headers = self.server.answers.pop(0) if self.server.answers else (204, {})
         self.send_response(status)
@@ -64,6 +68,7 @@ class _Handler(BaseHTTPRequestHandler):
 def receiver() -> Iterator[Receiver]:
     receiver = Receiver()
     yield receiver
+    receiver.let_go.set()
     receiver.shutdown()
     receiver.server_close()
 
@@ -76,8 +81,11 @@ def sessions(settings: Settings) -> Iterator[Sessions]:
 
 
 @pytest.fixture
-def client(settings: Settings, sessions: Sessions, receiver: Receiver) -> Iterator[TestClient]:
-    """Its worker has no slot for what needs a GPU."""
+def client(
+    settings: Settings, sessions: Sessions, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[TestClient]:
+    """Its worker has no slot for what needs a GPU; its courier looks often."""
+    monkeypatch.setattr(courier, "INTERVAL_S", 0.05)
     allowed = settings.model_copy(update={"outgoing_allow": (receiver.place,)})
     with TestClient(create_app(allowed), base_url="http://localhost") as client:
         with sessions.write() as session:
@@ -166,6 +174,19 @@ def test_a_delivery_that_is_never_taken_ends_and_can_be_repeated(
     assert again.status_code == 202
     (done,) = until(lambda: deliveries(client, hook, status="delivered"))
     assert (done["id"] != row["id"], done["payload"]) == (True, row["payload"])
+
+
+def test_a_slow_receiver_is_in_nobody_elses_way(client: TestClient, receiver: Receiver) -> None:
+    slow = hooked(client, receiver, url=f"http://{receiver.place}/slow")
+    for _ in range(courier.SENDERS + 2):
+        client.post(f"/v1/webhooks/{slow['id']}/test")
+    until(lambda: len(receiver.held) == AT_ONCE)
+    quick = hooked(client, receiver)
+    client.post(f"/v1/webhooks/{quick['id']}/test")
+    until(lambda: deliveries(client, quick, status="delivered"))
+    assert (len(receiver.held), deliveries(client, slow, status="delivered")) == (AT_ONCE, [])
+    receiver.let_go.set()
+    until(lambda: len(deliveries(client, slow, status="delivered")) == courier.SENDERS + 2)
 
 
 def test_who_answers_gone_is_left_alone(client: TestClient, receiver: Receiver) -> None:

@@ -12,6 +12,7 @@ from sqlalchemy import (
     Index,
     Integer,
     String,
+    text,
 )
 from sqlalchemy.orm import Mapped, mapped_column
 
@@ -67,8 +68,19 @@ class Delivery(Base):
     __table_args__ = (
         CheckConstraint("status IN ('pending', 'delivered', 'failed')", name="status"),
         CheckConstraint("(status = 'pending') = (ended_at IS NULL)", name="ended_at"),
-        Index(None, "status", "available_at"),
         Index(None, "webhook_id", "id"),
+        Index(
+            "ix_deliveries_due",
+            *("webhook_id", "available_at"),
+            sqlite_where=text("status = 'pending'"),
+            postgresql_where=text("status = 'pending'"),
+        ),
+        Index(
+            "ix_deliveries_sending",
+            "sending_until",
+            sqlite_where=text("sending_until IS NOT NULL"),
+            postgresql_where=text("sending_until IS NOT NULL"),
+        ),
     )
     id: Mapped[str] = mapped_column(primary_key=True)
     webhook_id: Mapped[str] = mapped_column(ForeignKey("webhooks.id", ondelete="CASCADE"))
@@ -77,6 +89,7 @@ class Delivery(Base):
     status: Mapped[str] = mapped_column(String(16), default="pending")
     attempts: Mapped[int] = mapped_column(default=0)
     available_at: Mapped[datetime] = mapped_column(insert_default=db_now())
+    sending_until: Mapped[datetime | None]  # a sender has it, or had it when its process died
     answer: Mapped[int | None]  # the last attempt's HTTP status
     error: Mapped[str | None]
     created_at: Mapped[datetime] = mapped_column(insert_default=db_now())

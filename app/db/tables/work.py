@@ -184,6 +184,7 @@ class Idempotency(Base):
             " + CASE WHEN import_id IS NULL THEN 0 ELSE 1 END = 1",
             name="made",
         ),
+        Index(None, "project_id", "created_at"),
     )
     project_id: Mapped[str] = mapped_column(ForeignKey("projects.id"), primary_key=True)
     key: Mapped[str] = mapped_column(primary_key=True)
