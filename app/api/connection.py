@@ -3,7 +3,8 @@
 uvicorn keeps a half-open request for ever and collects headers and answers without end. Here the headers have
 a deadline, a size and a number; a body has a least pace, as has whoever reads an answer; the requests sent
 ahead and the connections have a number. Time in which nobody waits for the client counts for nothing: while
-the application is busy with what has come, or reading is paused.
+the application is busy with what has come, or reading is paused. What follows the last chunk of a body is
+passed over, up to a size: a header there would be one that nobody before us has looked at.
 
 Whoever breaks a rule gets problem details if an answer has not begun, and then the line is closed.
 """
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from app.api import request_head
 from app.api.problems import problem
 from app.db.ids import new_id
 from app.errors import HeadersTooLarge, MalformedRequest, RequestTimedOut, StillhouseError, Unavailable
@@ -36,6 +38,7 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = 0
         self._body_since: float | None = None
         self._body_bytes = 0
+        self._beside_bytes = 0  # of a body that is under way: what came since and was none of it
         self._write_since: float | None = None
         self._clock: asyncio.TimerHandle | None = None
         self._tick_s = min(1.0, self.settings.header_s / 4, self.settings.body_s / 4)
@@ -57,8 +60,11 @@ class Connection(HttpToolsProtocol):
             self._head_since, self._head_bytes = self.loop.time(), 0
         if self._head_since is not None:
             self._head_bytes += len(data)
+        self._beside_bytes += len(data)
         super().data_received(data)
-        if self._head_since is not None and self._head_bytes > self.settings.max_header_bytes:
+        most = self.settings.max_header_bytes
+        head_is_long = self._head_since is not None and self._head_bytes > most
+        if head_is_long or (self._body_since is not None and self._beside_bytes > most):
             self._refuse(_too_large(self.settings))
 
     def send_400_response(self, msg: str) -> None:
@@ -80,6 +86,10 @@ class Connection(HttpToolsProtocol):
         if self._head_since is None:
             self._head_since, self._head_bytes = self.loop.time(), 0
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._body_since is None:
+            super().on_header(name, value)
+
     def on_headers_complete(self) -> None:
         size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if len(self.headers) > self.settings.max_headers or size > self.settings.max_header_bytes:
@@ -88,12 +98,21 @@ class Connection(HttpToolsProtocol):
         if len(self.pipeline) >= MAX_AHEAD:
             self._refusal = Unavailable("Too many requests were sent ahead of their answers.")
             raise self._refusal
+        upgrades = self.parser.should_upgrade()
+        try:
+            request_head.check(self.parser.get_http_version(), self.url, self.headers, upgrades=upgrades)
+        except MalformedRequest as error:
+            self._refusal = error
+            raise
         self._head_since = None
         super().on_headers_complete()
-        self._body_since, self._body_bytes = self.loop.time(), 0
+        if upgrades:  # it is answered as any other; what follows it is read by nobody
+            self._over, self.cycle.keep_alive = True, False
+        self._body_since, self._body_bytes, self._beside_bytes = self.loop.time(), 0, 0
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
+        self._beside_bytes = 0
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -151,10 +170,11 @@ class Connection(HttpToolsProtocol):
             cycle.keep_alive = False  # what is wrong came after it: it is answered, and then the line closed
             return
         silent = cycle is None and self._head_bytes == 0 and isinstance(error, RequestTimedOut)
+        answered = cycle is not None and cycle.response_complete and self._body_since is not None
         begun = cycle is not None and not cycle.response_complete and cycle.response_started
         if cycle is not None and not cycle.response_complete:
             self._abandon()
-        if not begun and not silent and not self.transport.is_closing():
+        if not (begun or answered or silent or self.transport.is_closing()):
             self.transport.write(_written(error))
         self._hang_up()
 
