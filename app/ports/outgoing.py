@@ -4,7 +4,8 @@ network.
 Only https, only to public addresses. A name is resolved once, *every* address it has is checked, and the
 connection goes to an address that was checked, with the name kept for SNI, the certificate and Host: a name
 that answers otherwise the second time gains nothing. No redirects, proxies, cookies or unpacking; a request
-has one deadline and one cap for all that comes back, headers included, so each has its own connection.
+has one deadline, the look-up included, and one cap for all that comes back, headers included, so each has its
+own connection.
 
 `outgoing_allow` in the settings lists exceptions: networks (10.1.0.0/16) and places (hooks.internal:8080).
 What they cover is reached by http, too.
@@ -12,8 +13,10 @@ What they cover is reached by http, too.
 
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
@@ -27,12 +30,14 @@ from app.settings import MIB, Settings
 Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], list[str]]
 MAX_ADDRESSES = 16  # of one name; more are not tried, but all are checked
+LOOK_UPS = 32  # at once; those that hang are left behind, each with its thread, until the system gives up
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
 _6TO4 = IPv6Network("2002::/16")
 _GLOBAL_UNICAST = IPv6Network("2000::/3")  # what IANA gives out; the rest is local, special or unused
 _SPECIAL = (ip_network("192.88.99.0/24"), ip_network("3fff::/20"))  # 6to4 relays, documentation
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9])?"
 _NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(?:\.{_LABEL})*")
+_free_look_ups = threading.Semaphore(LOOK_UPS)
 _ENDS_IN_A_NUMBER = re.compile(r"(.*\.)?(\d+|0x[0-9a-f]*)")  # what resolvers read as an IPv4 address
 
 
@@ -57,7 +62,7 @@ def guarded_client(
 ) -> httpx.Client:
     """A client for URLs that users name. Raises httpx.TransportError only, its subclasses above among them.
 
-    max_s, max_bytes: of a whole exchange, from connecting to the answer's last byte. resolve: every address
+    max_s, max_bytes: of a whole exchange, from the look-up to the answer's last byte. resolve: every address
     of a name; None: as the system does.
     """
     transport = _Transport(_Guard(settings, resolve or resolve_name, max_s, max_bytes))
@@ -192,7 +197,7 @@ class _Guard(httpcore.NetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
         bounds = _Bounds(time.monotonic() + self.max_s, self.max_bytes)
-        addresses = checked_addresses(self.settings, host, port, self.resolve)
+        addresses = checked_addresses(self.settings, host, port, _within(bounds, self.resolve))
         listed = _is_allowed_place(self.settings, host, port)
         last: Exception = httpcore.ConnectError("no address answers")
         for address in addresses[:MAX_ADDRESSES]:
@@ -225,6 +230,31 @@ class _Bounds:
         self._bytes -= count
         if self._bytes < 0:
             raise AnswerTooLarge("the answer is too large")
+
+
+def _within(bounds: _Bounds, resolve: Resolve) -> Resolve:
+    """In a thread that can be left behind: the system's resolver knows no deadline. Raises TookTooLong."""
+
+    def look_up(host: str, port: int) -> list[str]:
+        found: Future[list[str]] = Future()
+
+        def run() -> None:
+            try:
+                found.set_result(resolve(host, port))
+            except OSError as error:
+                found.set_exception(error)
+            finally:
+                _free_look_ups.release()
+
+        if not _free_look_ups.acquire(timeout=bounds.left_s()):
+            raise TookTooLong("too many look-ups hang")
+        threading.Thread(target=run, name="look-up", daemon=True).start()
+        try:
+            return found.result(bounds.left_s())
+        except TimeoutError:
+            raise TookTooLong("the look-up took too long") from None
+
+    return look_up
 
 
 class _BoundedStream(httpcore.NetworkStream):

@@ -17,6 +17,7 @@ from httpcore._backends.sync import SyncStream
 from pydantic import ValidationError
 
 from app.errors import UnsafeUrl
+from app.ports import outgoing
 from app.ports.outgoing import (
     AnswerTooLarge,
     Refused,
@@ -190,6 +191,31 @@ def test_an_exchange_has_one_deadline(settings: Settings, served: "Served", path
     with client, pytest.raises((TookTooLong, httpx.ReadTimeout)):
         client.get(served.url + path)
     assert time.monotonic() - started < 1.5
+
+
+def test_a_look_up_that_hangs_has_the_same_deadline(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And those that hang are not many: the next one finds no place, until they are over."""
+    monkeypatch.setattr(outgoing, "_free_look_ups", threading.Semaphore(1))
+    over = threading.Event()
+
+    def hang(host: str, port: int) -> list[str]:
+        over.wait(60)
+        raise OSError("no answer")
+
+    with guarded_client(settings, max_s=0.2, resolve=hang) as client:
+        for said in ("the look-up took too long", "too many look-ups hang"):
+            started = time.monotonic()
+            with pytest.raises(TookTooLong, match=said):
+                client.get("https://hangs.example/")
+            assert time.monotonic() - started < 10
+        over.set()
+    with (
+        guarded_client(settings, resolve=hang) as client,
+        pytest.raises(httpx.ConnectError, match="no address"),
+    ):
+        client.get("https://hangs.example/")
 
 
 def test_https_verifies_the_name_that_was_asked_for(
