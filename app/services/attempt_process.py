@@ -5,7 +5,6 @@ of what happened. While the database is away the process goes on until the lease
 not renew it in time kills the process, for another worker may have the job by then.
 """
 
-import os
 import signal
 import subprocess
 import threading
@@ -18,9 +17,9 @@ from app.db.session import OUTAGES
 from app.errors import DeadlineExceeded, LeaseLost, Unavailable
 from app.failpoints import failpoint
 from app.ports.parts import Parts
-from app.services import attempt_logs, jobs, scratch, trainer
+from app.services import attempt_logs, jobs, process_group, scratch, trainer
 from app.services.attempt_output import Output
-from app.services.exit_codes import AWAY, LEFT, NO_ROOM
+from app.services.exit_codes import AWAY, LEASE_LOST, LEFT, NO_ROOM
 from app.services.leases import LEAVING
 from app.services.workplace import PLAIN, Places
 
@@ -28,10 +27,16 @@ FENCE = 0.9  # share of the lease after which a supervisor that could not renew 
 FENCE_TICK_S = 0.1
 TICK_S = 1.0  # longest time between two renewals, so that a cancellation is carried out soon
 LEAVE_S = 20.0  # for a process that was asked to leave to save a checkpoint and go
-RELEASE_S = 5.0  # how long a killed process may take to be gone, and what it said to be stored
+RELEASE_S = (
+    5.0  # how long a killed process may take to be gone before it is told, and what it said to be stored
+)
 RETRY_S = 0.5  # between two tries to write an end while the database is away
 GIVE_UP_S = 3.0  # of such tries by a worker that is going away; then the lease runs out
-AWAY_S = 15.0  # before a job is tried again whose database or store was away
+PAUSED = "paused by its user"
+LACKED = {  # by how it ended: what an attempt lacked, which is not the job's fault
+    AWAY: "the database or the object store did not answer",
+    LEASE_LOST: "its process took the job for another attempt's",
+}
 
 log = structlog.get_logger()
 
@@ -46,6 +51,7 @@ class Attempt:
         self._renewed = time.monotonic()
         self._told: set[str] = set()
         self._leaves_by: float | None = None  # monotonic; None: it was not asked to leave
+        self._leaves_because: str | None = None
         self._fenced = False
 
     def run(self, stopping: threading.Event) -> None:
@@ -66,12 +72,12 @@ class Attempt:
         try:
             while self._process.poll() is None:
                 if stopping.is_set():
-                    self._ask_to_leave()
+                    self._ask_to_leave(LEAVING)
                 if self._has_overstayed() or not self._keep():
                     break
                 self._wait(stopping)
         finally:
-            code = self._bury()
+            code = self._bury(stopping)
             fence.join()
         self._tell_end(code, stopping)
         output.join(RELEASE_S)
@@ -87,7 +93,7 @@ class Attempt:
             if time.monotonic() - self._renewed > FENCE * self._lease_s:
                 log.warning("the lease was not renewed in time")
                 self._fenced = True
-                self._kill()
+                process_group.kill(self._process.pid)
                 return
             time.sleep(FENCE_TICK_S)
 
@@ -117,12 +123,12 @@ class Attempt:
         if orders.desired == "finish":
             self._tell("finish")
         elif orders.desired == "pause":
-            self._ask_to_leave()
+            self._ask_to_leave(PAUSED)
         return orders.desired != "cancel"
 
-    def _ask_to_leave(self) -> None:
+    def _ask_to_leave(self, why: str) -> None:
         if self._leaves_by is None:
-            self._leaves_by = time.monotonic() + LEAVE_S
+            self._leaves_by, self._leaves_because = time.monotonic() + LEAVE_S, why
             self._tell("leave")
 
     def _has_overstayed(self) -> bool:
@@ -153,22 +159,27 @@ class Attempt:
             return False
         return True
 
-    def _kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-
     # ---- when it has ended
 
-    def _bury(self) -> int:
-        """Kills what is left of the process group and removes what it left behind; the exit code."""
+    def _bury(self, stopping: threading.Event) -> int:
+        """Kills what is left of the process group and removes what it left behind; the exit code.
+
+        A process may hold a device until it is gone, and its slot is not free before, however long it takes;
+        a worker that stops frees none.
+        """
         failpoint("bury.before")
-        self._kill()
+        process_group.kill(self._process.pid)
         assert self._process.stdin is not None
         with suppress(BrokenPipeError):
             self._process.stdin.close()
-        code = self._process.wait(RELEASE_S)
+        while not process_group.is_gone(self._process, RELEASE_S):
+            log.warning("what was killed is not gone yet", pid=self._process.pid)
+            if stopping.is_set():
+                break
+            process_group.kill(self._process.pid)
+        code = self._process.poll()
         scratch.remove(scratch.attempt_folder(self._parts.settings, self._job_id, self._attempt))
-        return code
+        return -signal.SIGKILL if code is None else code
 
     def _tell_end(self, code: int, stopping: threading.Event) -> None:
         """Tries for as long as the database is away; a worker that stops leaves it to the lease."""
@@ -196,14 +207,15 @@ class Attempt:
             if job.desired == "cancel":
                 jobs.cancelled(session, *mine)
             elif job.desired == "pause":
-                jobs.yield_(session, *mine, why="paused by its user")
-            elif self._leaves_by is not None or code == LEFT:
-                jobs.yield_(session, *mine, why=LEAVING)
+                jobs.yield_(session, *mine, why=PAUSED)
+            elif self._leaves_because == PAUSED:
+                jobs.yield_(session, *mine, why="paused by its user, and resumed before it had left")
+            elif self._leaves_because is not None or code == LEFT:
+                jobs.yield_(session, *mine, why=self._leaves_because or LEAVING)
             elif self._fenced:
                 jobs.yield_(session, *mine, why="the database was away for too long")
-            elif code == AWAY:
-                why = "the database or the object store did not answer"
-                jobs.yield_(session, *mine, why=why, delay_s=AWAY_S)
+            elif code in LACKED:
+                jobs.put_off(session, *mine, LACKED[code])
             else:
                 jobs.crash(session, *mine, _why(code), self._parts.settings.max_no_progress)
             failpoint("end.before_commit")

@@ -22,7 +22,7 @@ from app.services.attempts import (
     start_phase,
     succeed,
 )
-from app.services.leases import BACKOFF_S, Orders, cancelled, crash, reap, renew, silent, yield_
+from app.services.leases import BACKOFF_S, Orders, cancelled, crash, put_off, reap, renew, silent, yield_
 from app.services.wishes import cancel, pause, remove, resume
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "note",
     "owned",
     "pause",
+    "put_off",
     "reap",
     "remove",
     "renew",

@@ -4,7 +4,7 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
-from app.db.tables import Job
+from app.db.tables import Event, Job
 from app.errors import Poison
 from app.services import phases, usage
 from app.services.attempt_logs import tail
@@ -29,6 +29,7 @@ from app.services.transitions import (
 )
 
 BACKOFF_S = 5.0  # doubled with each attempt that got no further
+AWAY_S, AWAY_MOST_S = 15.0, 300.0  # before a job whose database or store was away is tried again
 LEAVING = "its worker is shutting down"
 
 Json = dict[str, Any]
@@ -68,14 +69,16 @@ def renew(session: Session, job_id: str, attempt: int, lease_s: float) -> Orders
     return Orders(desired=row[0], overdue=bool(row[1]))
 
 
-def yield_(session: Session, job_id: str, attempt: int, *, why: str = LEAVING, delay_s: float = 0.0) -> None:
-    """Hands a job back without penalty, for it is not to blame. What its user wished meanwhile is done.
+def yield_(session: Session, job_id: str, attempt: int, *, why: str = LEAVING) -> None:
+    """Hands a job back without penalty, for it is not to blame. What its user wished meanwhile is done."""
+    _yielded(session, owner_row(session, job_id, attempt), why, 0.0)
 
-    delay_s: how long nobody should try again.
-    """
+
+def put_off(session: Session, job_id: str, attempt: int, why: str) -> None:
+    """Hands a job back without penalty whose attempt lacked what it needs: from one time to the next it waits
+    twice as long, until an attempt saves a checkpoint or ends in another way."""
     job = owner_row(session, job_id, attempt)
-    if not _stopped(session, job, why, "yielded"):
-        _back(session, job, why, delay_s, cause="yielded", interruptions=job.interruptions + 1)
+    _yielded(session, job, why, min(max(AWAY_S, 2 * _put_off_s(session, job)), AWAY_MOST_S))
 
 
 def crash(session: Session, job_id: str, attempt: int, why: str, max_no_progress: int) -> None:
@@ -105,6 +108,20 @@ def reap(session: Session, max_no_progress: int) -> list[str]:
         usage.settle(session, job, job.lease_expires_at)  # nobody worked any more once it was over
         _crashed(session, job, "its worker fell silent", max_no_progress, cause="lost")
     return [job.id for job in jobs]
+
+
+def _yielded(session: Session, job: Job, why: str, delay_s: float) -> None:
+    if not _stopped(session, job, why, "yielded"):
+        _back(session, job, why, delay_s, cause="yielded", interruptions=job.interruptions + 1)
+
+
+def _put_off_s(session: Session, job: Job) -> float:
+    """How long the attempt before this one was put off; 0: it was not, or this one has got further."""
+    told = select(Event.data).where(
+        Event.job_id == job.id, Event.type.in_(("attempt.ended", "checkpoint.saved"))
+    )
+    last = session.scalar(told.order_by(Event.seq.desc()).limit(1)) or {}
+    return float(last.get("retry_in_s", 0.0)) if last.get("cause") == "yielded" else 0.0
 
 
 def _crashed(session: Session, job: Job, why: str, limit: int, *, cause: Cause) -> None:
@@ -151,7 +168,10 @@ def _end(session: Session, job: Job, events: Sequence[Note], status: str, **valu
 def _back(session: Session, job: Job, why: str, delay_s: float, *, cause: Cause, **counts: int) -> None:
     """Paused if its user wished that, else queued again."""
     status = "paused" if job.desired == "pause" else "queued"
-    told = [attempt_ended(job.attempt, why, cause), Note("job.status", status, data={"status": status})]
+    over = attempt_ended(job.attempt, why, cause)
+    if delay_s:
+        over = replace(over, data={**over.data, "retry_in_s": delay_s})
+    told = [over, Note("job.status", status, data={"status": status})]
     owner_change(
         session,
         job.id,

@@ -287,6 +287,47 @@ def test_a_yielded_job_is_ready_again_without_penalty(shop: Sessions) -> None:
     assert (again.attempt, again.interruptions, again.failures, again.no_progress) == (2, 1, 0, 0)
 
 
+def test_what_an_attempt_lacks_is_waited_for_longer_each_time_and_costs_nothing(shop: Sessions) -> None:
+    job_id = submitted(shop)
+
+    def put_off(attempt: int) -> float:
+        with shop.write() as session:
+            jobs.put_off(session, job_id, attempt, "the store is away")
+            session.execute(text("UPDATE jobs SET available_at = created_at"))  # the delay is over
+        (told,) = [
+            one.data
+            for one in events(shop, job_id)
+            if one.data.get("attempt") == attempt and "cause" in one.data
+        ]
+        return float(told["retry_in_s"])
+
+    waited = []
+    for attempt in range(1, 8):
+        assert claimed(shop) is not None
+        waited.append(put_off(attempt))
+    assert waited == [15, 30, 60, 120, 240, 300, 300]
+    assert claimed(shop) is not None
+    with shop.write() as session:
+        checkpoints.save(session, job_id, 8, step=7, manifest="c" * 64, size=1, best=True, metrics={})
+    assert put_off(8) == 15
+    assert claimed(shop) is not None
+    assert put_off(9) == 30
+    assert claimed(shop) is not None
+    crash(shop, job_id, 10)
+    assert claimed(shop) is not None
+    assert put_off(11) == 15
+    job = seen(shop, job_id)
+    assert (job.status, job.interruptions, job.failures, job.no_progress) == ("queued", 10, 1, 1)
+
+
+def test_a_job_that_is_put_off_waits(shop: Sessions) -> None:
+    job_id = submitted(shop)
+    assert claimed(shop) is not None
+    with shop.write() as session:
+        jobs.put_off(session, job_id, 1, "the store is away")
+    assert claimed(shop) is None
+
+
 def test_three_crashes_at_the_same_place_are_poison(shop: Sessions) -> None:
     job_id = submitted(shop)
     for attempt in (1, 2, 3):

@@ -12,7 +12,16 @@ from sqlalchemy import text
 from app.db.tables import Job, Project
 from app.ports.parts import Parts
 from app.ports.queue import LocalQueue
-from app.services import attempt_logs, attempt_process, claims, job_records, jobs, scratch, supervise
+from app.services import (
+    attempt_logs,
+    attempt_process,
+    claims,
+    job_records,
+    jobs,
+    process_group,
+    scratch,
+    supervise,
+)
 from app.services.workplace import Workplace
 from app.settings import Settings
 from app.wiring import assemble
@@ -145,6 +154,33 @@ def test_nothing_of_a_process_group_outlives_its_attempt(
     until(lambda: not alive(int((tmp_path / "grandchild").read_text())))
 
 
+@pytest.mark.parametrize("source", [SLEEP, CHILD_THAT_OUTLIVES], ids=["itself", "a child"])
+def test_a_slot_is_not_free_before_all_that_was_killed_is_gone(
+    parts: Parts, trainer: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, source: str
+) -> None:
+    kill, kills = process_group.kill, [0]
+
+    def slowly(group: int) -> None:
+        kills[0] += 1
+        if kills[0] > 2:
+            kill(group)
+
+    monkeypatch.setattr(process_group, "kill", slowly)
+    monkeypatch.setattr(attempt_process, "RELEASE_S", 0.05)
+    monkeypatch.setattr(attempt_process, "TICK_S", 0.1)
+    trainer(source)
+    job_id = submitted(parts, resources={"max_runtime_s": 0.1 if source == SLEEP else 100.0})
+    with parts.sessions.write() as session:
+        claims.claim(session, "me", ("cpu",), parts.settings.lease_s)
+    attempt = attempt_process.Attempt(parts, job_id, 1)
+    attempt.run(threading.Event())
+    assert kills[0] == 3
+    assert not alive(attempt._process.pid)
+    if source == CHILD_THAT_OUTLIVES:
+        assert not alive(int((tmp_path / "grandchild").read_text()))
+    assert seen(parts, job_id).status == ("failed" if source == SLEEP else "queued")
+
+
 def test_a_discarded_job_is_killed_and_ends_as_cancelled(
     parts: Parts, trainer: Callable[[str], None], tmp_path: Path
 ) -> None:
@@ -224,11 +260,38 @@ def test_a_paused_job_leaves_and_is_paused_with_its_time_kept(
     assert ended_so(parts, job_id) == "attempt 1 ended: paused by its user"
 
 
+def test_a_job_that_is_resumed_before_its_process_has_left_says_so(
+    parts: Parts, trainer: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer(
+        TELL + "sys.stdin.readline(); pathlib.Path('asked').touch()\n"
+        "while not pathlib.Path('go').exists():\n    time.sleep(0.02)\nraise SystemExit(76)"
+    )
+    monkeypatch.setattr(attempt_process, "TICK_S", 0.1)
+    job_id = submitted(parts)
+    with parts.sessions.write() as session:
+        claims.claim(session, "me", ("cpu",), parts.settings.lease_s)
+    thread = threading.Thread(target=attempt_process.Attempt(parts, job_id, 1).run, args=[threading.Event()])
+    thread.start()
+    until((tmp_path / "pid").exists)
+    with parts.sessions.write() as session:
+        jobs.pause(session, orders.PROJECT, job_id)
+    until((tmp_path / "asked").exists)
+    with parts.sessions.write() as session:
+        jobs.resume(session, orders.PROJECT, job_id)
+    (tmp_path / "go").touch()
+    thread.join(PATIENCE_S)
+    job = seen(parts, job_id)
+    assert (job.status, job.preempted) == ("queued", False)
+    assert ended_so(parts, job_id) == "attempt 1 ended: paused by its user, and resumed before it had left"
+
+
 @pytest.mark.parametrize(
     ("code", "interruptions", "failures", "why"),
     [
         (69, 1, 0, "the database or the object store did not answer"),
         (74, 0, 1, "its worker's disk is full"),
+        (75, 1, 0, "its process took the job for another attempt's"),
         (76, 1, 0, "its worker is shutting down"),
     ],
 )
