@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 CHUNK = 4 * 1024**2  # bytes read at once
 PART = 8 * 1024**2  # bytes of one part of a large upload; four travel at once
 REFRESHED = timedelta(hours=6)  # after which storing the same bytes again makes them young
+ABANDONED_S = 86_400.0  # after which nobody goes on with a spooled upload
+_ETAG = re.compile("[0-9a-f]{32}(-[0-9]+)?")
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
@@ -43,8 +46,8 @@ class Blobs(Protocol):
     failures: int  # calls that the store did not answer, since this was made
 
     def put(self, chunks: Iterable[bytes]) -> Blob:
-        """Stores the bytes; they become visible all at once. Storing the same bytes again makes them young
-        and changes nothing else."""
+        """Stores the bytes; they become visible all at once. Storing the same bytes again makes them young,
+        and whole where what lay there was damaged, and changes nothing else."""
 
     def put_file(self, path: Path) -> Blob:
         """The same for a file, which is read in chunks."""
@@ -80,6 +83,7 @@ def file_blobs(folder: Path) -> "ObjectBlobs":
 
     spool = folder / ".incoming"  # in the same file system, so that a blob can be linked into its place
     spool.mkdir(parents=True, exist_ok=True)
+    _sweep(spool)
     return FileBlobs(LocalStore(folder), spool)
 
 
@@ -105,9 +109,10 @@ class ObjectBlobs:
 
     An upload is spooled and hashed in `scratch` first, so that its name is known before its first byte is
     sent, then put create-only. A large one goes in parts, which S3 joins at the end and where obstore offers
-    no condition; by then its name has been looked for, and two who race write the same bytes. Parts of an
-    upload that died stay hidden until the bucket's own rule removes them. What is read is asked for in
-    pieces, so that a slow reader holds no connection open.
+    no condition; by then its name has been looked for, and two who race write the same bytes. What is there
+    already and young stays if its size and its ETag are right. Parts of an upload that died stay hidden until
+    the bucket's own rule removes them. What is read is asked for in pieces, so that a slow reader holds no
+    connection open.
     """
 
     def __init__(self, store: "ObjectStore", scratch: Path) -> None:
@@ -183,7 +188,7 @@ class ObjectBlobs:
         key = _key(blob.sha256)
         with self._outages():
             if blob.size > PART:
-                if not self._is_young(blob):
+                if not self._is_well(blob, spooled):
                     self._store.put(key, Path(spooled.name), chunk_size=PART, max_concurrency=4)
                 return
             spooled.seek(0)
@@ -191,16 +196,19 @@ class ObjectBlobs:
             try:
                 self._store.put(key, content, mode="create", use_multipart=False)
             except AlreadyExistsError:
-                if not self._is_young(blob):
+                if not self._is_well(blob, spooled):
                     self._store.put(key, content, use_multipart=False)
 
-    def _is_young(self, blob: Blob) -> bool:
-        """Whether the same bytes were stored a short while ago, so that nobody takes them away soon."""
+    def _is_well(self, blob: Blob, spooled: "IO[bytes]") -> bool:
+        """Whether the same bytes lie there, stored a short while ago, so that nobody takes them away soon."""
         try:
             found = self._store.head(_key(blob.sha256))
         except FileNotFoundError:
             return False
-        return found["size"] == blob.size and datetime.now(UTC) - found["last_modified"] < REFRESHED
+        if found["size"] != blob.size or datetime.now(UTC) - found["last_modified"] >= REFRESHED:
+            return False
+        etag = (found["e_tag"] or "").strip('"')
+        return not _ETAG.fullmatch(etag) or etag == _etag(spooled)
 
     def _pieces(self, key: str, start: int, end: int) -> Iterator[bytes]:
         for position in range(start, end, CHUNK):
@@ -229,20 +237,38 @@ class FileBlobs(ObjectBlobs):
             raise Unavailable("The folder of the stored content is gone.")
 
     def _publish(self, spooled: "IO[bytes]", blob: Blob) -> None:
+        """Over what lies there, which may be damaged; who reads that has the same bytes or none of these."""
         folder = self._scratch.parent
-        target = folder / _key(blob.sha256)
+        target, linked = folder / _key(blob.sha256), Path(f"{spooled.name}-linked")
         target.parent.mkdir(parents=True, exist_ok=True)
         os.fsync(spooled.fileno())
-        try:
-            os.link(spooled.name, target)
-        except FileExistsError:
-            os.utime(target)
+        os.link(spooled.name, linked)
+        linked.replace(target)
         for made in (target.parent, target.parent.parent, folder):
             _sync_folder(made)
 
 
 def _key(sha256: str) -> str:
     return f"sha256/{sha256[:2]}/{sha256}"
+
+
+def _etag(spooled: "IO[bytes]") -> str:
+    """What S3 calls bytes that were put whole, or in parts: MD5, or of several parts that of their MD5s and
+    their number. A store that encrypts may use other names; there the bytes are put anew."""
+    spooled.seek(0)
+    parts = [hashlib.md5(part, usedforsecurity=False) for part in iter(lambda: spooled.read(PART), b"")]
+    if len(parts) == 1:
+        return parts[0].hexdigest()
+    joined = hashlib.md5(b"".join(part.digest() for part in parts), usedforsecurity=False).hexdigest()
+    return f"{joined}-{len(parts)}" if parts else joined
+
+
+def _sweep(spool: Path) -> None:
+    """What processes that were killed left there; nobody spools for a day."""
+    for left in spool.iterdir():
+        with suppress(FileNotFoundError):  # its owner, or another sweeper, took it away
+            if left.stat().st_mtime < time.time() - ABANDONED_S:
+                left.unlink()
 
 
 def _sync_folder(folder: Path) -> None:
