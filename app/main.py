@@ -25,7 +25,7 @@ from app.ports.parts import Parts
 from app.ports.queue import LocalQueue
 from app.services import keys
 from app.services.access import scope_of
-from app.services.audit import DenialGauge
+from app.services.audit import DenialGauge, Scribe
 from app.services.courier import Courier
 from app.services.garbage import Collector
 from app.services.meter import Meter
@@ -57,7 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     application.state.telemetry = Telemetry()
     application.state.rate_limits = RateLimits(settings)
-    application.state.denials = DenialGauge()
+    application.state.denials, application.state.scribe = DenialGauge(), Scribe()
     application.add_middleware(FrontDoor, settings=settings, telemetry=application.state.telemetry)
     problems.install(application)
     for module in _modules_with_router():

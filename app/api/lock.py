@@ -74,8 +74,8 @@ class _Page:
                 return
         elif not self._writes:
             return
-        parts: Parts = self._request.app.state.parts
-        await run_in_threadpool(_write, parts, deed)
+        state = self._request.app.state
+        await state.scribe.write(state.parts.sessions, deed)
 
     def _deed(self, status: int, code: str | None) -> Deed:
         request = self._request
@@ -146,8 +146,3 @@ def _told(error: BaseException | None, response: Response | None) -> tuple[int, 
     if isinstance(error, StillhouseError):
         return error.status, error.code
     return StillhouseError.status, StillhouseError.code
-
-
-def _write(parts: Parts, deed: Deed) -> None:
-    with parts.sessions.write() as session:
-        audit.write(session, deed)
