@@ -10,6 +10,7 @@ import uvicorn
 from fastapi import FastAPI
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+from pydantic_settings import SettingsError
 
 from app import traces
 from app.api.connection import connection_class
@@ -33,6 +34,8 @@ def main() -> int:
             server.run()
     except ValidationError as error:
         return _refuse("; ".join(map(_complaint, error.errors())))
+    except SettingsError as error:  # what should be JSON is none; the error names the setting alone
+        return _refuse(f"{error}; it is read as JSON.")
     except Misconfigured as error:
         return _refuse(error.detail)
     finally:

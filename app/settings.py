@@ -20,7 +20,7 @@ class Connection(BaseModel):
     """A bucket from which data and models may be imported. The keys stand in the variables that are named
     here; without them requests are not signed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
     bucket: str
     prefix: str = ""
@@ -38,7 +38,9 @@ _OURS_ALONE = ("STILLHOUSE_BOOTSTRAP_KEY", "STILLHOUSE_HUB_TOKEN")  # in capital
 class Settings(BaseSettings):
     """Read from the environment, each with the prefix STILLHOUSE_."""
 
-    model_config = SettingsConfigDict(env_prefix="STILLHOUSE_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_prefix="STILLHOUSE_", extra="ignore", frozen=True, hide_input_in_errors=True
+    )
 
     database_url: str = Field(
         "sqlite:///data/stillhouse.db", description="sqlite:///PATH or postgresql+psycopg://..."

@@ -1,6 +1,7 @@
 """Puts the parts together. Only here is it read what the URLs in the settings mean."""
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
@@ -27,11 +28,11 @@ def database_url(settings: Settings) -> str:
     """The database's URL, with SQLite's path made absolute. Raises Misconfigured."""
     try:
         url = make_url(settings.database_url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter: what stands where a port should
         raise _unknown("DATABASE", "sqlite:///PATH or postgresql+psycopg://...") from None
     if url.drivername in ("sqlite", "sqlite+pysqlite") and url.database not in (None, "", ":memory:"):
         return f"sqlite:///{Path(url.database or '').absolute()}"
-    if url.drivername == "postgresql+psycopg":
+    if url.drivername == "postgresql+psycopg" and "@" not in (url.host or ""):
         return settings.database_url
     raise _unknown("DATABASE", "sqlite:///PATH or postgresql+psycopg://...")
 
@@ -50,9 +51,17 @@ def _queue(url: str) -> Queue:
     scheme = url.partition("://")[0]
     if scheme == "local":
         return LocalQueue()
-    if scheme in ("redis", "rediss"):
+    if scheme in ("redis", "rediss") and _has_a_place(url):
         return CeleryQueue(url)
     raise _unknown("QUEUE", "local:// or redis://...")
+
+
+def _has_a_place(url: str) -> bool:
+    """Else a part of an unquoted password would be taken for a port, and told as none."""
+    try:
+        return urlsplit(url).port != 0
+    except ValueError:
+        return False
 
 
 def _unknown(what: str, known: str) -> Misconfigured:

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
+from pydantic import ValidationError
 
 from app.settings import Settings
 
@@ -77,6 +78,7 @@ def test_at_rest_it_is_small(settings: Settings) -> None:
         ({"STILLHOUSE_PORT": "99999999"}, "STILLHOUSE_PORT"),
         ({"STILLHOUSE_BLOBS_URL": "ftp://hunter2"}, "STILLHOUSE_BLOBS_URL cannot be used"),
         ({"STILLHOUSE_QUEUE_URL": "amqp://hunter2"}, "STILLHOUSE_QUEUE_URL cannot be used"),
+        ({"STILLHOUSE_CONNECTIONS": "{hunter2"}, "connections"),
     ],
 )
 def test_it_refuses_to_start_with_settings_that_do_not_fit(
@@ -136,3 +138,14 @@ def test_a_worker_refuses_a_database_of_another_version(settings: Settings, post
     assert ended.returncode != 0
     assert "make migrate" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_no_process_repeats_a_setting_that_it_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever they are read for: a password may stand in any of them."""
+    for name, value in (("CONNECTIONS", '{"a": {"bucket": "b", "key": "hunter2"}}'), ("PORT", "hunter2")):
+        monkeypatch.setenv(f"STILLHOUSE_{name}", value)
+        with pytest.raises(ValidationError) as told:
+            Settings()
+        monkeypatch.delenv(f"STILLHOUSE_{name}")
+        assert name.lower() in str(told.value)
+        assert "hunter2" not in str(told.value)

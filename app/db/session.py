@@ -7,7 +7,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
-from sqlalchemy import Connection, Engine, QueuePool, create_engine, event, exc, make_url
+from sqlalchemy import (
+    Connection,
+    Engine,
+    ExceptionContext,
+    QueuePool,
+    create_engine,
+    event,
+    exc,
+    make_url,
+)
 from sqlalchemy.orm import Session
 
 WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)  # older WAL can corrupt with several writers
@@ -29,6 +38,7 @@ class Sessions:
 
     def __init__(self, url: str) -> None:
         self.engine = _sqlite_engine(url) if url.startswith("sqlite") else create_engine(url, **HOW)
+        event.listen(self.engine, "handle_error", _leave_values_out)
         writing = self.engine.execution_options(stillhouse_write=True)
         self._read, self._write = self.engine, writing
 
@@ -85,6 +95,19 @@ def _sqlite_engine(url: str) -> Engine:
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _leave_values_out(context: ExceptionContext) -> None:
+    """Of a refusal by Postgres its first line stays: its DETAIL is a row. Where a value makes no sense, the
+    first line has it, too."""
+    refused, told = context.original_exception, context.sqlalchemy_exception
+    primary = getattr(getattr(refused, "diag", None), "message_primary", None)
+    if primary is None or told is None:
+        return
+    said, of_a_value = str(refused), (getattr(refused, "sqlstate", None) or "").startswith("22")
+    kept = "a value was refused" if of_a_value else primary
+    refused.args = (kept,)
+    told.args = (str(told.args[0]).replace(said, kept), *told.args[1:])
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

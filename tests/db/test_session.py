@@ -4,8 +4,8 @@ import threading
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from sqlalchemy import insert, literal, select, update
-from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy import Integer, cast, insert, literal, select, update
+from sqlalchemy.exc import DataError, IntegrityError, StatementError
 
 from app.db.dialect import UtcTime, db_now, now
 from app.db.session import Sessions
@@ -30,10 +30,22 @@ def test_write_takes_all_back_when_its_block_does_not(sessions: Sessions) -> Non
     assert _names(sessions) == {"default"}
 
 
-def test_an_error_tells_no_parameters(sessions: Sessions) -> None:
+@pytest.mark.parametrize("name", ["default", None])
+def test_an_error_tells_no_values(sessions: Sessions, name: str | None) -> None:
+    """Neither parameters nor the row that Postgres tells of a name that is taken or missing."""
     with pytest.raises(IntegrityError) as told, sessions.write() as session:
-        session.execute(insert(Project).values(id="prj_2", name="default", max_bytes=31_337))
-    assert "31337" not in str(told.value)
+        session.execute(insert(Project).values(id="prj_hunter2", name=name, max_bytes=31_337))
+    said = f"{told.value} {told.value.orig}"
+    assert "constraint" in said
+    assert not [value for value in ("31337", "hunter2", "default") if value in said]
+
+
+def test_a_value_that_makes_no_sense_is_not_repeated(postgres_url: str) -> None:
+    sessions = Sessions(postgres_url)
+    with pytest.raises(DataError) as told, sessions.read() as session:
+        session.scalar(select(cast(literal("hunter2"), Integer)))
+    sessions.close()
+    assert "hunter2" not in f"{told.value} {told.value.orig}"
 
 
 def test_what_is_changed_while_reading_is_thrown_away(sessions: Sessions) -> None:
