@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -26,10 +27,15 @@ class Load:
 
 
 def put_under_load(
-    port: int, request: bytes, *, connections: int, seconds: float, expected: int = 200
+    ports: int | Sequence[int], request: bytes, *, connections: int, seconds: float, expected: int = 200
 ) -> Load:
-    """Raises RuntimeError when an answer has another status."""
-    return uvloop.run(_load(port, request, connections, seconds, str(expected).encode()))
+    """ports: of one server, or of several that share the connections.
+
+    Raises RuntimeError when an answer has another status.
+    """
+    ports = [ports] if isinstance(ports, int) else ports
+    spread = [ports[place % len(ports)] for place in range(connections)]
+    return uvloop.run(_load(spread, request, seconds, str(expected).encode()))
 
 
 def get(path: str) -> bytes:
@@ -41,11 +47,12 @@ def post(path: str, body: bytes, media_type: str) -> bytes:
     return f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
 
-async def _load(port: int, request: bytes, connections: int, seconds: float, status: bytes) -> Load:
+async def _load(ports: Sequence[int], request: bytes, seconds: float, status: bytes) -> Load:
+    """With a connection to each of the ports."""
     loop = asyncio.get_running_loop()
     started = time.perf_counter()
-    callers = [_Caller(request, started + seconds, status) for _ in range(connections)]
-    for caller in callers:
+    callers = [_Caller(request, started + seconds, status) for _ in ports]
+    for port, caller in zip(ports, callers, strict=True):
         await loop.create_connection(partial(_itself, caller), "127.0.0.1", port)
     await asyncio.gather(*(caller.ended for caller in callers))
     took = time.perf_counter() - started

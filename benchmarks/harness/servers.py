@@ -32,12 +32,20 @@ class Running:
         """Processor seconds of it and of its children; waits for their end, for till then none is counted."""
         while any(one.read_text() for one in Path(f"/proc/{self.pid}/task").glob("*/children")):
             time.sleep(0.05)
-        after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, after_name[11:15])) / os.sysconf("SC_CLK_TCK")
+        return sum(self._ticks()) / os.sysconf("SC_CLK_TCK")
+
+    def used_s(self) -> float:
+        """Processor seconds of itself alone."""
+        return sum(self._ticks()[:2]) / os.sysconf("SC_CLK_TCK")
 
     def maps(self) -> str:
         """Every file that it has in its memory."""
         return Path(f"/proc/{self.pid}/maps").read_text()
+
+    def _ticks(self) -> list[int]:
+        """utime, stime, cutime and cstime."""
+        after_name = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return list(map(int, after_name[11:15]))
 
 
 def embedded(folder: Path) -> Settings:
