@@ -96,7 +96,9 @@ async def import_model(
         work = partial(imports.take_in, parts, principal.project_id, order, form.files[0].path, out)
         imported = await uploads.take_in(request, work)
     response.status_code = 201 if imported.new else 200
-    return ImportedView.of_entry(imported.entry, warnings=imported.warnings)
+    view = ImportedView.of_entry(imported.entry, warnings=imported.warnings)
+    response.headers["Location"] = view.links["self"]
+    return view
 
 
 @router.get("")

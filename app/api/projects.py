@@ -101,5 +101,7 @@ def make_key_of_project(
 ) -> MadeKeyView:
     """A key of any project, for one that has lost all of its own."""
     project = projects.get(session, project_id)
+    made = MadeKeyView.of_made(*key_ring.make(session, project.id, order.order(), by=principal.key_id))
+    response.headers["Location"] = f"/v1/keys/{made.id}"
     response.headers["Cache-Control"] = "no-store"
-    return MadeKeyView.of_made(*key_ring.make(session, project.id, order.order(), by=principal.key_id))
+    return made

@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Any, Literal, Self
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.dependencies import PartsDep, PrincipalDep, ReadSession, WriteSession
@@ -101,11 +101,12 @@ class DeliveryView(BaseModel):
 
 @router.post("", status_code=201)
 def create_webhook(
-    order: WebhookOrder, parts: PartsDep, session: WriteSession, principal: PrincipalDep
+    order: WebhookOrder, response: Response, parts: PartsDep, session: WriteSession, principal: PrincipalDep
 ) -> NewWebhookView:
     """Events are sent from now on, each until it is taken, for at most three days."""
     check_url(parts.settings, order.url)
     hook, secret = webhooks.create(session, principal.project_id, **order.model_dump())
+    response.headers["Location"] = f"/v1/webhooks/{hook.id}"
     return NewWebhookView.of(hook, secret=secret)
 
 

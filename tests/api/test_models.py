@@ -60,6 +60,7 @@ def test_a_hugging_face_archive_becomes_a_version(
     answer = client.post("/v1/models", data={"name": "insects", "alias": "champion"}, files={"file": upload})
     version = answer.json()
     assert answer.status_code == 201
+    assert answer.headers["location"] == version["links"]["self"]
     assert version["object"] == "model_version"
     assert version["id"].startswith("mdl_")
     assert version["created_at"].endswith("Z")
