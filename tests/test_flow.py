@@ -213,6 +213,9 @@ def test_production_from_upload_to_prediction(
     row = {name: value for name, value in rows[0].items() if name != "species"}
     answer = ask(client, "POST", "/v1/models/iris-tiny/predict", json={"inputs": [row]})
     assert answer["predictions"][0]["label"] in names
+    told = "".join(path.read_text(errors="replace") for path in tmp_path.glob("*.log"))
+    assert '"phase started"' in told
+    assert not [secret for secret in (KEY, servers.SECRET_KEY) if secret in told]
 
 
 def composed(name: str, places: dict[str, str]) -> dict[str, str]:
