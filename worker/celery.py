@@ -17,7 +17,7 @@ from app.logs import configure_logs
 from app.ports.queue import BROKER_MANNERS, QUEUES, TASK
 from app.services import supervise
 from app.services.layers import Surveyor
-from app.services.porter import Porters
+from app.services.porter import PARTING_S, Porters
 from app.services.workplace import Workplace
 from app.settings import Settings
 from app.wiring import assemble
@@ -74,4 +74,5 @@ def _stop(**_: Any) -> None:
 
 @signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _end(**_: Any) -> None:
+    porters.end(PARTING_S)
     traces.stop()

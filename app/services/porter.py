@@ -7,7 +7,8 @@ are those that the source promised. Then the limited child opens it, as it does 
 
 import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -44,6 +45,7 @@ from app.services.picking import Pick
 from app.services.sources import DatasetOrder, ModelOrder, Order
 
 AT_ONCE = 2  # imports of one process, so that a slow source is not in the way of all
+PARTING_S = 5.0  # for an import to come to an end when its worker leaves
 LONGEST_WAIT_S = 300.0  # between two tries, unless the source asks for more
 
 _ORDERS: dict[str, type[ModelOrder] | type[DatasetOrder]] = {"model": ModelOrder, "dataset": DatasetOrder}
@@ -57,6 +59,7 @@ class Porters:
 
     def __init__(self, parts: Parts) -> None:
         self._parts, self._stopping = parts, threading.Event()
+        self._under_way: set[Carriage] = set()
         self._threads = [
             threading.Thread(target=self._run, name=f"porter-{number}", daemon=True)
             for number in range(AT_ONCE)
@@ -69,16 +72,36 @@ class Porters:
     def stop(self) -> None:
         self._stopping.set()
 
+    def end(self, within_s: float) -> None:
+        """Stops, and hands back what hangs or takes longer, so that another process goes on at once."""
+        self.stop()
+        deadline = time.monotonic() + min(within_s, PARTING_S)
+        for thread in [thread for thread in self._threads if thread.is_alive()]:
+            thread.join(max(deadline - time.monotonic(), 0.0))
+        for carriage in tuple(self._under_way):
+            carriage.hand_back()
+
     def _run(self) -> None:
         while not self._stopping.wait(self._parts.settings.poll_s):
             try:
-                serve(self._parts, self._stopping)
+                for carriage in _claimed(self._parts, self._stopping):
+                    self._under_way.add(carriage)
+                    try:
+                        carriage.run()
+                    finally:
+                        self._under_way.discard(carriage)
             except Exception:
                 log.exception("a porter stumbled")
 
 
 def serve(parts: Parts, stopping: threading.Event) -> None:
     """Carries out every import that is due."""
+    for carriage in _claimed(parts, stopping):
+        carriage.run()
+
+
+def _claimed(parts: Parts, stopping: threading.Event) -> "Iterator[Carriage]":
+    """One after the other, until none is due."""
     while not stopping.is_set():
         with parts.sessions.read() as session:
             if not import_leases.due(session):
@@ -88,8 +111,7 @@ def serve(parts: Parts, stopping: threading.Event) -> None:
                 log.warning("an import is given up", import_id=buried)
             one = import_leases.claim(session, parts.settings.lease_s)
         if one is not None:
-            with structlog.contextvars.bound_contextvars(import_id=one.id, attempt=one.attempt):
-                Carriage(parts, one, stopping).run()
+            yield Carriage(parts, one, stopping)
 
 
 class _Stopped(Exception):
@@ -106,6 +128,14 @@ class Carriage:
         self._keeper = Keeper(parts, one)
 
     def run(self) -> None:
+        with structlog.contextvars.bound_contextvars(import_id=self._one.id, attempt=self._one.attempt):
+            self._run()
+
+    def hand_back(self) -> None:
+        """Back in the queue; an attempt that still goes on has lost it."""
+        self._write(import_leases.hand_back)
+
+    def _run(self) -> None:
         log.info("import started", source=self._one.pinned or self._one.source)
         try:
             self._files.mkdir(parents=True, exist_ok=True)
@@ -117,7 +147,7 @@ class Carriage:
             log.info("import is over")  # cancelled, or another attempt has it
         except _Stopped:
             self._tell()
-            self._write(import_leases.hand_back)
+            self.hand_back()
         except (Unavailable, OSError) as error:
             self._tell()
             self._put_off(error)

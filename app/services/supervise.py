@@ -176,11 +176,12 @@ class Supervisor:
         self._bell.set()
 
     def stop(self, timeout_s: float = 30.0) -> None:
-        """Leaves, and waits until the jobs are handed back."""
+        """Leaves, and waits until the jobs and the imports are handed back."""
         self.leave()
         deadline = time.monotonic() + timeout_s
         for slot in self._slots:
             slot.join(max(deadline - time.monotonic(), 0.0))
+        self._porters.end(max(deadline - time.monotonic(), 0.0))
 
     def _serve(self) -> None:
         while not self._stopping.is_set():

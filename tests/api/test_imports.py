@@ -1,6 +1,7 @@
 """Imports over HTTP: ordered with JSON where a form would hold files, followed, listed, cancelled."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -8,11 +9,15 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from app.db.session import Sessions
+from app.db.tables import Import
 from app.main import create_app
+from app.services import porter
 from app.settings import Settings
 from tests import hub as hubs
 from tests.hub import Hub
 from tests.intake.checkpoints import save_sklearn
+from tests.waiting import until
 
 HEADER = "w,x,y,z,label"
 
@@ -24,7 +29,8 @@ def hub() -> Iterator[Hub]:
 
 
 @pytest.fixture
-def client(settings: Settings, hub: Hub) -> Iterator[TestClient]:
+def client(settings: Settings, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> Iterator[TestClient]:
+    monkeypatch.setattr(porter, "PARTING_S", 0.1)
     places = tuple(url.removeprefix("http://") for url in (hub.url, hub.storage))
     changes = {"hub_url": hub.url, "outgoing_allow": places, "poll_s": 0.05}
     application = create_app(Settings(**settings.model_dump() | changes))
@@ -102,6 +108,18 @@ def test_imports_are_listed_and_cancelled(client: TestClient, hub: Hub) -> None:
     etag = client.get(path).headers["etag"]
     assert client.get(path, headers={"If-None-Match": etag}).status_code == 304
     assert client.get("/v1/imports/imp_none").status_code == 404
+
+
+def test_a_server_that_ends_gives_its_imports_back(client: TestClient, hub: Hub, settings: Settings) -> None:
+    hub.put("org/flowers", {"train.csv": table(60, 1)})
+    hub.holds["train.csv"] = 10
+    order = {"name": "flowers", "source": "hf:org/flowers"}
+    one = client.post("/v1/datasets", json=order).json()["id"]
+    until(lambda: hub.served["train.csv"] > 0)
+    client.__exit__()
+    with closing(Sessions(settings.database_url)) as sessions, sessions.read() as session:
+        left = session.get_one(Import, one)
+        assert (left.status, left.lease_expires_at) == ("queued", None)
 
 
 REFUSED: list[tuple[str, dict[str, Any], str]] = [

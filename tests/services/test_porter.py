@@ -285,6 +285,36 @@ def test_a_worker_that_leaves_hands_its_import_back(parts: Parts, hub: Hub) -> N
     assert carry_out(parts, one).status == "succeeded"
 
 
+def test_an_import_that_hangs_is_handed_back_by_who_leaves(
+    parts: Parts, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, and not when the lease is over; what it does afterwards counts no more."""
+    monkeypatch.setattr(porter, "PARTING_S", 0.1)
+    patient = replace(parts, settings=parts.settings.model_copy(update={"source_request_s": 60.0}))
+    hub.put("org/iris", {"train.csv": table(20_000)})
+    hub.holds["train.csv"] = 150_000
+    one = order_data(parts, "hf:org/iris")
+    leaving = porter.Porters(patient)
+    leaving.start()
+    try:
+        until(lambda: started_part(parts, one) >= 100_000)
+        leaving.end(30)
+        with parts.sessions.read() as session:
+            left = session.get_one(Import, one)
+            assert (left.status, left.attempt, left.tries) == ("queued", 1, 0)
+        with parts.sessions.write() as session:
+            claimed = import_leases.claim(session, 60)
+            assert claimed is not None
+            assert (claimed.id, claimed.attempt) == (one, 2)
+    finally:
+        hub.release.set()  # the first one reads on, and finds that it is over
+        for thread in leaving._threads:
+            thread.join(60)
+    with parts.sessions.read() as session:
+        now = session.get_one(Import, one)
+        assert (now.status, now.attempt) == ("running", 2)
+
+
 # ---- answers that are none
 
 
