@@ -78,7 +78,7 @@ def embedded(
         made = Stack(
             folder, apis, apis, list(map(_url, ports)), sessions, file_blobs(home / "blobs"), disk=disk
         )
-        _stock(made)
+        stock(made.sessions, made.blobs)
         yield made
 
 
@@ -130,7 +130,7 @@ def production(
             folder, [api], supervisors, [_url(port)], sessions, _direct_blobs(s3, folder),
             postgres, valkey, valkey_url, disk, proxies,
         )  # fmt: skip
-        _stock(made)
+        stock(made.sessions, made.blobs)
         yield made
 
 
@@ -220,10 +220,10 @@ def _small_disk(folder: Path) -> Iterator[Path | None]:
         subprocess.run(["umount", "--lazy", str(folder)], check=False)
 
 
-def _stock(stack: Stack) -> None:
+def stock(sessions: Sessions, blobs: Blobs) -> None:
     """What the orders of the drills point at."""
-    blob = stack.blobs.put([ROWS])
-    with stack.sessions.write() as session:
+    blob = blobs.put([ROWS])
+    with sessions.write() as session:
         orders.stock(session)
         for dataset in session.query(Dataset):
             dataset.files = {
