@@ -24,12 +24,13 @@ from examples.digits.rows import LABELS, deal
 from harness.lessons import ALPHA, CPU, TEMPERATURE, TRAINING, Images, Quiet, images, normalize, student
 from harness.processes import installed
 from tests.worker.workshop import Stop, Workshop, digits, order, table, taught
-from worker.engine.checkpoint import Checkpoints, Pace
+from worker.engine.checkpoint import Checkpoints
 from worker.engine.device import Rows
 from worker.engine.distill import Lesson, Progress, Stage, distill
 from worker.engine.ensemble import Ensemble
 from worker.engine.inputs import Inputs
 from worker.engine.learner import Best, Learner
+from worker.engine.pace import Pace
 from worker.engine.standing import Standing
 from worker.engine.teaching import Teaching
 from worker.engine.validate import validate

@@ -1,7 +1,7 @@
 """What one attempt says of itself while it works, all of it under its fencing token."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal
 
@@ -98,6 +98,7 @@ class Journal:
         best: bool,
         metrics: Mapping[str, float],
         seconds: float = 0.0,
+        void: Sequence[str] = (),
     ) -> None:
         """A later attempt goes on from here, so all that was measured before is written with it."""
         with self._sessions.write() as session:
@@ -113,6 +114,7 @@ class Journal:
                 best=best,
                 metrics=dict(metrics),
                 seconds=seconds,
+                void=void,
             )
             failpoint("checkpoint.before_commit")
         failpoint("checkpoint.after_commit")
@@ -197,6 +199,7 @@ class Silent(Journal):
         best: bool,
         metrics: Mapping[str, float],
         seconds: float = 0.0,
+        void: Sequence[str] = (),
     ) -> None: ...
 
     def adjust(self, adjustments: Json, message: str) -> None: ...

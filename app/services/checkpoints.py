@@ -1,5 +1,6 @@
 """Where a job's training can be taken up again: the last two places, and the best one."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import delete, or_, select, update
@@ -25,24 +26,28 @@ def save(
     best: bool,
     metrics: Json,
     seconds: float = 0.0,
+    void: Sequence[str] = (),
 ) -> None:
     """Its blobs are stored already. Saved again after a lost reply it changes nothing.
 
     manifest: the sha256 of the blob that lists the files. best: better than any before it. seconds: what
-    storing it took. A new step is progress: the count of attempts without any starts over. Raises LeaseLost,
-    and ValueError for a step that is not beyond the newest one.
+    storing it took. void: manifests from which this attempt could not go on; they make room, and where the
+    newest is one of them the steps begin again from here. A checkpoint is progress: the count of attempts
+    without any starts over. Raises LeaseLost, and ValueError for a step that is not beyond the newest one.
     """
     job = owner_row(session, job_id, attempt)
     if (job.checkpoint_step, job.checkpoint_manifest) == (step, manifest):
         return
-    if step <= job.checkpoint_step:
+    if step <= job.checkpoint_step and job.checkpoint_manifest not in void:
         raise ValueError(f"a checkpoint at step {step} cannot follow the one at step {job.checkpoint_step}")
     told = {"step": step, "size": size, "best": best, "metrics": metrics, "seconds": round(seconds, 3)}
+    if dropped := _drop(session, job_id, void):
+        told["instead_of"] = dropped
     owner_change(
         session,
         job_id,
         attempt,
-        Job.checkpoint_step < step,
+        or_(Job.checkpoint_step < step, Job.checkpoint_manifest.in_(void)),
         events=[Note("checkpoint.saved", f"checkpoint at step {step}", phase="train", data=told)],
         checkpoint_manifest=manifest,
         checkpoint_step=step,
@@ -86,6 +91,12 @@ def inherit(session: Session, job_id: str, heir_id: str) -> None:
             )
         )
     session.flush()
+
+
+def _drop(session: Session, job_id: str, void: Sequence[str]) -> list[int]:
+    """Their steps."""
+    named = delete(JobCheckpoint).where(JobCheckpoint.job_id == job_id, JobCheckpoint.manifest.in_(void))
+    return sorted(session.scalars(named.returning(JobCheckpoint.step))) if void else []
 
 
 def _forget_older(session: Session, job_id: str) -> None:

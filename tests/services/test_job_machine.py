@@ -39,7 +39,7 @@ NUMBERS = st.integers(0, 5)
 OFTEN = ["claim", "checkpoint", "crash", "delays pass", "succeed"] * 3 + ["yield", "submit", "submit"]
 DEEDS = [
     *OFTEN, "submit", "discard", "keep", "pause", "resume", "retry", "renew", "phase",
-    "claim", "fail", "lease runs out", "reap", "resume",
+    "claim", "begin anew", "put off", "fail", "lease runs out", "reap", "resume",
 ]  # fmt: skip
 ZOMBIES = st.sampled_from([False] * 4 + [True])
 
@@ -131,11 +131,13 @@ class JobLife(RuleBasedStateMachine):
             "retry": lambda: self.retry(n),
             "renew": lambda: self.renew(n, zombie),
             "checkpoint": lambda: self.checkpoint(n, zombie, number % 3),
+            "begin anew": lambda: self.begin_anew(n, zombie, 1 + number % 2),
             "phase": lambda: self.phase(n, zombie, PHASES[number]),
             "succeed": lambda: self.succeed(n, zombie, again=number > 5),
             "fail": lambda: self.fail(n, zombie),
             "yield": lambda: self.give_back(n, zombie, crashed=False),
             "crash": lambda: self.give_back(n, zombie, crashed=True),
+            "put off": lambda: self.put_off(n, zombie),
         }
         deeds[deed]()
 
@@ -222,6 +224,19 @@ class JobLife(RuleBasedStateMachine):
                 life.step, life.no_progress = step, 0
                 life.steps = [*life.steps, step][-2:]
 
+    def begin_anew(self, n: int, zombie: bool, step: int) -> None:
+        """A checkpoint of an attempt that could go on from none."""
+        for job_id, life in self._one(n):
+            mine = self._owns(life, zombie)
+            void = [f"{one:064}" for one in life.steps]
+            about: dict[str, Any] = {"size": 1, "best": False, "metrics": {}, "void": void}
+            with self._expect(LeaseLost, unless=mine) as session:
+                checkpoints.save(
+                    session, job_id, life.attempt - zombie, step=step, manifest=f"{step:064}", **about
+                )
+            if mine and step != life.step:
+                life.step, life.no_progress, life.steps = step, 0, [step]
+
     def phase(self, n: int, zombie: bool, phase: str) -> None:
         for job_id, life in self._one(n):
             mine, done = self._owns(life, zombie), PHASES.index(phase) + 1
@@ -259,6 +274,15 @@ class JobLife(RuleBasedStateMachine):
                     jobs.yield_(session, job_id, life.attempt - zombie)
             if mine:
                 life.back(crashed=crashed)
+
+    def put_off(self, n: int, zombie: bool) -> None:
+        for job_id, life in self._one(n):
+            mine = self._owns(life, zombie)
+            with self._expect(LeaseLost, unless=mine) as session:
+                jobs.put_off(session, job_id, life.attempt - zombie, "the store is away")
+            if mine:
+                life.back(crashed=False)
+                life.delayed = True
 
     def reap(self) -> None:
         silent = [id_ for id_, life in self.lives.items() if life.status == "running" and life.late]

@@ -441,6 +441,30 @@ def test_another_project_sees_nothing(shop: Sessions) -> None:
         assert job_records.list_(session, "prj_other", job_records.Filters(), None, 10) == []
 
 
+def test_a_checkpoint_takes_the_place_of_those_that_nobody_can_go_on_from(shop: Sessions) -> None:
+    job_id = submitted(shop)
+    assert claimed(shop) is not None
+
+    def save(step: int, manifest: str, *void: str) -> None:
+        about: dict[str, Any] = {"size": 1, "best": False, "metrics": {}, "void": void}
+        with shop.write() as session:
+            checkpoints.save(session, job_id, 1, step=step, manifest=manifest, **about)
+
+    save(7, "a" * 64)
+    save(8, "b" * 64)
+    with pytest.raises(ValueError, match="cannot follow"):
+        save(8, "c" * 64)
+    with pytest.raises(ValueError, match="cannot follow"):
+        save(8, "c" * 64, "a" * 64)  # the newest is none of them
+    for _ in range(2):  # as after a lost reply
+        save(7, "d" * 64, "a" * 64, "b" * 64)
+    with shop.read() as session:
+        assert [row.manifest for row in checkpoints.newest_first(session, job_id)] == ["d" * 64]
+    job = seen(shop, job_id)
+    assert (job.checkpoint_step, job.checkpoint_manifest) == (7, "d" * 64)
+    assert events(shop, job_id)[-1].data["instead_of"] == [7, 8]
+
+
 def test_a_new_checkpoint_is_progress(shop: Sessions) -> None:
     job_id = submitted(shop)
     assert claimed(shop) is not None

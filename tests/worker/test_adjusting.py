@@ -26,10 +26,10 @@ from tests.worker.test_checkpoint import attempt, came_to, finished, kept, told
 from tests.worker.workshop import DIGITS, PROJECT, Stop, Workshop, digits, order, table
 from worker.engine import export
 from worker.engine.adjusting import Adjustments
-from worker.engine.checkpoint import Pace
 from worker.engine.distill import Lesson, Stage, Trained, distill
 from worker.engine.job_watch import JobWatch
 from worker.engine.learner import Learner
+from worker.engine.pace import Pace
 from worker.journal import Journal
 from worker.run import run
 

@@ -19,8 +19,9 @@ from app.db.tables import Event, Job, JobCheckpoint, MetricPoint, ModelVersion
 from app.services import checkpoints, claims, jobs
 from tests.worker.workshop import DIGITS, Stop, Workshop, digits, images, order, table
 from worker.engine import export
-from worker.engine.checkpoint import Checkpoints, Left, Pace
+from worker.engine.checkpoint import Checkpoints, Left
 from worker.engine.job_watch import JobWatch
+from worker.engine.pace import Pace
 from worker.engine.packing import store
 from worker.engine.standing import Standing
 from worker.run import run
@@ -285,6 +286,9 @@ def test_where_all_are_damaged_training_begins_anew(
     rows = kept(workshop, job)
     for row in rows:
         damage(workshop, "manifest", row)
+    job = attempt(workshop, job, kill_at=3)
+    (again,) = kept(workshop, job)  # what is learned anew is kept from the beginning
+    assert again.step <= 3 < rows[0].step
     ended = attempt(workshop, job)
     assert len(told(workshop, ended, "checkpoint_damaged")) == len(rows) > 1
     assert came_to(workshop, ended) == plainly(workshop, resolved)

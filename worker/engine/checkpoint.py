@@ -3,7 +3,8 @@
 A checkpoint is a manifest, canonical JSON, and files of tensors, all blobs: the runs that are over with their
 best states, each stored once, and all that moves in the run that goes on. The files are stored first, then
 the manifest, then the row, whose newest two and best are kept. What is read back is verified; where it is
-damaged the one before counts. Training waits while one is saved, and saving takes a twentieth of its time.
+damaged the one before counts, and the next one that is saved takes its place. Training waits while one is
+saved, and saving takes a twentieth of its time.
 """
 
 import json
@@ -18,17 +19,18 @@ from typing import Any, Protocol
 import torch
 
 from app import traces
+from app.db.tables import JobCheckpoint
 from app.errors import BlobCorrupt, NotFound, Unavailable
 from app.ports.blobs import Blob
 from app.services.jobs import Json
 from worker.engine.device import out_of_memory
 from worker.engine.distill import Trained
+from worker.engine.pace import Pace
 from worker.engine.packing import Tensors, canonical, opened, pack, serialized, store, unpack
 from worker.engine.standing import Standing, State
 from worker.engine.validate import Order
 
 FORMAT = 1
-SHARE = 0.05  # of the training time that saving may take
 TOLD = [one.name for one in fields(Trained) if one.name not in ("state", "architecture")]
 
 
@@ -55,30 +57,6 @@ class Run:
     notes: list[str]
 
 
-class Pace:
-    """When to save: not more often than every `least_s`, and for SHARE of the time since this began.
-
-    What the next one takes is taken to be what the last one took. spent: seconds that the `saves` took.
-    """
-
-    def __init__(self, least_s: float, clock: Callable[[], float]) -> None:
-        self._least_s, self._clock = least_s, clock
-        self._begun = self._saved = clock()
-        self.spent = self._last = 0.0
-        self.saves = 0
-
-    def due(self) -> bool:
-        now = self._clock()
-        affordable = self.spent + self._last <= SHARE * (now - self._begun - self.spent)
-        return affordable and now - self._saved >= self._least_s
-
-    def saved(self, since: float) -> None:
-        self._saved = self._clock()
-        self._last = self._saved - since
-        self.spent += self._last
-        self.saves += 1
-
-
 class Checkpoints:
     """Of one job. What no checkpoint tells of begins anew. keeps: False: it only reads, as all ranks but the
     first do."""
@@ -95,6 +73,8 @@ class Checkpoints:
         self._files: dict[str, Blob] = {}  # that are stored already and do not change
         self._best: tuple[str, int] | None = None  # run and step, as of the last one
         self._newest = order.checkpoint_step
+        self._rows: list[JobCheckpoint] = []
+        self._void: list[str] = []  # manifests of those from which this attempt does not go on
         self._warned = self._restored = False
 
     # ---- where to go on
@@ -102,16 +82,18 @@ class Checkpoints:
     def load(self) -> None:
         """The newest one that is sound, if there is one of this order."""
         self._runs, self._going, self._files = {}, None, {}
-        for row in self._order.journal.checkpoints():
+        self._rows = self._order.journal.checkpoints()
+        for row in self._rows:
             try:
                 manifest = json.loads(b"".join(self._order.parts.blobs.read(row.manifest)))
                 if not self._of_this_order(manifest["fingerprint"], row.step):
-                    return
+                    break
                 self._take_in(manifest)
             except (BlobCorrupt, NotFound, LookupError, ValueError, TypeError) as error:
+                instead = "training begins anew" if row is self._rows[-1] else "the one before it counts"
                 self._order.journal.warn(
                     "checkpoint_damaged",
-                    f"The checkpoint of step {row.step} is damaged or gone, so the one before it counts. "
+                    f"The checkpoint of step {row.step} is damaged or gone, so {instead}. "
                     "If this happens again, check the store of the blobs.",
                     step=row.step,
                     why=type(error).__name__,
@@ -121,7 +103,14 @@ class Checkpoints:
                 self._order.journal.note(
                     f"going on from the checkpoint of step {row.step}{where}", step=row.step
                 )
+                self._go_on_from(row.step)
                 return
+        self._go_on_from(0)
+
+    def _go_on_from(self, step: int) -> None:
+        """What was kept beyond it makes room for what is kept from now on."""
+        self._newest = step
+        self._void = [row.manifest for row in self._rows if row.step > step]
 
     def over(self, name: str) -> Run | None:
         """A run that need not be done again."""
@@ -141,6 +130,8 @@ class Checkpoints:
         if state is not None and state["halvings"] < self._order.adjustments.halvings - 1:
             state = None
         try:
+            if state is None:
+                self._go_on_from(self._over_steps())
             standing.load_state_dict(state or beginning)
         except (RuntimeError, LookupError, ValueError, TypeError) as error:
             if state is None or out_of_memory(error):
@@ -149,6 +140,7 @@ class Checkpoints:
                 "checkpoint_unfit",
                 f"What was kept of the run {standing.name} does not fit it: it begins anew.",
             )
+            self._go_on_from(self._over_steps())
             standing.load_state_dict(beginning)
 
     # ---- what is kept
@@ -171,8 +163,7 @@ class Checkpoints:
         """Nothing where it would not be newer, or not be good. Trouble with the disk or the store is told,
         and training goes on."""
         over = standing.name in self._runs
-        step = sum(run.trained[-1].steps + 1 for run in self._runs.values())  # a run's end counts as a step
-        step += 0 if over else standing.progress.step
+        step = self._over_steps() + (0 if over else standing.progress.step)
         if not self._keeps or step <= self._newest or not standing.sound:
             return
         begun = self._clock()
@@ -184,6 +175,10 @@ class Checkpoints:
             self._warn(step, error)
         finally:
             self.pace.saved(begun)
+
+    def _over_steps(self) -> int:
+        """Of the runs that are over, each with its end, which counts as a step."""
+        return sum(run.trained[-1].steps + 1 for run in self._runs.values())
 
     def _write(self, standing: Standing, step: int, *, over: bool) -> None:
         begun = self._clock()
@@ -212,7 +207,9 @@ class Checkpoints:
             best=best.step > 0 and (standing.name, best.step) != self._best and not _control(standing.name),
             metrics={name: value for name, value in best.metrics.items() if math.isfinite(value)},
             seconds=self._clock() - begun,
+            void=self._void,
         )
+        self._void = []
         self._best = (standing.name, best.step)
 
     def _run(self, name: str, run: Run, files: dict[str, Blob]) -> Json:
