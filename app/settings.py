@@ -152,6 +152,10 @@ class Settings(BaseSettings):
     keep_deliveries_s: PositiveFloat = Field(
         30 * 86_400.0, description="seconds that an ended delivery of a webhook is listed"
     )
+    keep_imports_s: PositiveFloat = Field(
+        30 * 86_400.0,
+        description="seconds that an ended import is listed; longer while what it made is known by it",
+    )
 
     hub_url: str = Field(
         "https://huggingface.co", description="the hub that sources `hf:ORG/REPO@REVISION` are fetched from"

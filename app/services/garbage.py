@@ -12,16 +12,16 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 
 import structlog
-from sqlalchemy import JSON, ColumnElement, String, Text, cast, delete, select, update
+from sqlalchemy import JSON, ColumnElement, String, Text, cast, delete, not_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.db.dialect import TERMINAL, db_now
-from app.db.tables import Base, Chore, Condemned, Delivery, Job, JobCheckpoint, Signals
+from app.db.tables import Base, Chore, Condemned, Delivery, Import, Job, JobCheckpoint, Signals
 from app.errors import NotFound
 from app.ports.blobs import Blobs
 from app.ports.parts import Parts
-from app.services import tallies
+from app.services import imported, tallies
 from app.settings import Settings
 
 EVERY_S = 3_600.0
@@ -93,13 +93,15 @@ def collect(parts: Parts) -> int:
 
 
 def forget(session: Session, settings: Settings) -> None:
-    """Rows whose time is over: teachers' answers, checkpoints of ended jobs, ended deliveries."""
+    """Rows whose time is over: teachers' answers, checkpoints of ended jobs, ended deliveries and imports."""
     session.execute(delete(Signals).where(Signals.created_at < db_now(-settings.keep_answers_s)))
     ended = select(Job.id).where(
         Job.status.in_(TERMINAL), Job.ended_at < db_now(-settings.keep_checkpoints_s)
     )
     session.execute(delete(JobCheckpoint).where(JobCheckpoint.job_id.in_(ended)))
     session.execute(delete(Delivery).where(Delivery.ended_at < db_now(-settings.keep_deliveries_s)))
+    old = Import.ended_at < db_now(-settings.keep_imports_s)
+    session.execute(delete(Import).where(old, not_(imported.is_name())))
 
 
 def naming_columns() -> dict[tuple[str, str], ColumnElement[str]]:

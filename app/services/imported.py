@@ -7,8 +7,8 @@ and a job never fetches anything: then the answer is what to write, or how to im
 import re
 from typing import Literal
 
-from sqlalchemy import ColumnElement, Select, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, or_, select
+from sqlalchemy.orm import Session, aliased
 
 from app.db.tables import Dataset, Import, ModelVersion
 from app.errors import Fault, UnknownReference, shown
@@ -43,6 +43,16 @@ def target(session: Session, one: Import) -> ModelVersion | Dataset | None:
     if one.kind == "model":
         return session.get(ModelVersion, one.target_id)
     return session.get(Dataset, one.target_id)
+
+
+def is_name() -> ColumnElement[bool]:
+    """Whether something that is there is found by this row: it is the newest that made it of these bytes."""
+    version = select(ModelVersion.id).where(ModelVersion.id == Import.target_id)
+    dataset = select(Dataset.id).where(Dataset.id == Import.target_id)
+    newer = aliased(Import)
+    same = (newer.pinned == Import.pinned, newer.digest == Import.digest, newer.target_id == Import.target_id)
+    later = select(newer.id).where(newer.project_id == Import.project_id, *same, newer.id > Import.id)
+    return or_(version.exists(), dataset.exists()) & ~later.exists()
 
 
 def _unknown(reference: str, detail: str, fix: str) -> UnknownReference:

@@ -5,15 +5,17 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import delete, select, update
+from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
 from app.db.session import Sessions
-from app.db.tables import Base, Chore, Condemned, Dataset, Job, JobCheckpoint, ModelVersion, Signals
+from app.db.tables import Base, Chore, Condemned, Dataset, Import, Job, JobCheckpoint, ModelVersion, Signals
 from app.ports.parts import Parts
-from app.services import garbage
+from app.services import garbage, imported
 from app.settings import Settings
 from app.wiring import assemble
 from tests import orders
@@ -148,6 +150,42 @@ def test_answers_are_forgotten_when_their_time_is_over(parts: Parts) -> None:
     assert there(parts, answers) == [True]  # a job may have read the row a moment ago
     a_day_later(parts.sessions)
     assert garbage.collect(parts) == 1
+
+
+def test_imports_are_forgotten_when_nothing_is_known_by_them(parts: Parts) -> None:
+    """What was imported is found by its commit as long as it is there, and not fetched again."""
+    with parts.sessions.write() as session:
+        data = orders.dataset(session)
+        made = {"status": "succeeded", "target_id": data.id, "pinned": f"hf:org/iris@{'a' * 40}"}
+        failed: dict[str, Any] = {"status": "failed", "error": {}}
+        gone = {**made, "target_id": "ds_gone"}
+        ended: dict[str, dict[str, Any]] = {
+            "older": made,
+            "newest": made,
+            "other": {**made, "digest": "d" * 64},
+        }
+        ended |= {"gone": gone, "failed": failed, "cancelled": {"status": "cancelled"}}
+        kept_s = parts.settings.keep_imports_s
+        for number, (name, row) in enumerate(ended.items()):
+            add_import(session, f"imp_{number}_{name}", ended_at=db_now(-kept_s - 60), **row)
+        add_import(session, "imp_7_young", ended_at=db_now(-kept_s + 60), **failed)
+        add_import(session, "imp_8_queued")
+    garbage.collect(parts)
+    with parts.sessions.read() as session:
+        left = session.scalars(select(Import.id).order_by(Import.id)).all()
+        assert left == ["imp_1_newest", "imp_2_other", "imp_7_young", "imp_8_queued"]
+        assert imported.identify(session, orders.PROJECT, "dataset", made["pinned"]) == data.id
+
+
+def add_import(session: Session, id: str, **values: Any) -> None:
+    given = {
+        "project_id": orders.PROJECT,
+        "kind": "dataset",
+        "name": "iris",
+        "source": "hf:org/iris",
+        "texts": {},
+    }
+    session.add(Import(id=id, **{**given, "digest": "0" * 64, "deadline_at": db_now(60), **values}))
 
 
 def test_one_process_an_hour_does_it(parts: Parts) -> None:
