@@ -11,12 +11,12 @@ from app.api.pages import After, Limit, Page, cut, read_cursor
 from app.db.tables import Delivery, Webhook
 from app.ports.outgoing import check_url
 from app.services import deliveries, webhooks
-from app.services.webhooks import EventType
+from app.services.webhooks import Told
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
 Url = Annotated[str, Field(min_length=8, max_length=2000, description="https, of a public host")]
-Types = Annotated[list[EventType], Field(max_length=20, description="of events; none: all")]
+Types = Annotated[list[Told], Field(max_length=20, description="of events; none: all")]
 Description = Annotated[str, Field(max_length=255)]
 
 

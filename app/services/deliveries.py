@@ -124,8 +124,7 @@ def list_(
 def test(session: Session, project_id: str, webhook_id: str) -> Delivery:
     """Sends an event that says nothing, whatever types are wanted. Raises NotFound, StateConflict."""
     hook = webhooks.get(session, project_id, webhook_id)
-    at = now().isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    told: Json = {"type": webhooks.TEST, "timestamp": at, "data": {"webhook_id": hook.id}}
+    told = webhooks.message(webhooks.TEST, now(), {"webhook_id": hook.id})
     return _add(session, hook, webhooks.TEST, told)
 
 

@@ -13,7 +13,9 @@ from sqlalchemy.orm import Session
 from app.db.dialect import db_now
 from app.db.tables import Import
 from app.errors import LeaseLost, Poison, SourceAway, StillhouseError
+from app.services import outbox
 from app.services.import_orders import UNFINISHED
+from app.services.webhooks import Told
 
 MAX_TRIES = 6
 
@@ -111,12 +113,13 @@ def hand_back(session: Session, import_id: str, attempt: int) -> None:
 
 def fail(session: Session, import_id: str, attempt: int, error: StillhouseError) -> None:
     """Raises LeaseLost."""
-    _change(session, import_id, attempt, status="failed", error=error.body(), **_ENDED)
+    _tell(session, _change(session, import_id, attempt, status="failed", error=error.body(), **_ENDED))
 
 
 def succeed(session: Session, import_id: str, attempt: int, target_id: str, result: Json) -> None:
     """In the transaction in which its target is made. Raises LeaseLost."""
-    _change(session, import_id, attempt, status="succeeded", target_id=target_id, result=result, **_ENDED)
+    made: Json = {"status": "succeeded", "target_id": target_id, "result": result}
+    _tell(session, _change(session, import_id, attempt, **made, **_ENDED))
 
 
 def _free() -> ColumnElement[bool]:
@@ -155,7 +158,18 @@ def _fail_all(session: Session, *which: ColumnElement[bool], error: Json) -> lis
         update(Import)
         .where(Import.status.in_(UNFINISHED), *which)
         .values(status="failed", error=error, **_ENDED)
-        .returning(Import.id)
-        .execution_options(synchronize_session=False)
+        .returning(Import)
+        .execution_options(synchronize_session=False, populate_existing=True)
     )
-    return list(session.scalars(ended))
+    rows = session.scalars(ended).all()
+    for row in rows:
+        _tell(session, row)
+    return [row.id for row in rows]
+
+
+def _tell(session: Session, ended: Import) -> None:
+    """Who cancels one knows."""
+    told = {name: getattr(ended, name) for name in ("kind", "name", "source", "pinned", "error")}
+    reference = (ended.result or {}).get("reference")
+    end: Told = "import.succeeded" if ended.status == "succeeded" else "import.failed"
+    outbox.tell(session, ended.project_id, end, {"import_id": ended.id, **told, "reference": reference})

@@ -10,14 +10,16 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 from sqlalchemy import delete, exists, insert, select, update
 from sqlalchemy.orm import Session
 
+from app.db.dialect import now
 from app.db.ids import new_id
 from app.db.tables import Delivery, Event, Job, Outbox, Project, ProjectEvent, Webhook
 from app.services import tallies
-from app.services.webhooks import payload, wants
+from app.services.webhooks import Told, message, payload, wants
 
 MOST_AT_ONCE = 500
 
@@ -57,6 +59,12 @@ def hand_on(session: Session) -> int:
     tallies.add_events(session, chain.from_iterable(by_project.values()))
     session.execute(delete(Outbox).where(Outbox.id.in_([row.id for row in rows])))
     return len(rows)
+
+
+def tell(session: Session, project_id: str, type: Told, data: dict[str, Any]) -> None:
+    """In the transaction of a change of what is no job: to the webhooks that want it, and to no stream."""
+    told = message(type, now(), data)
+    _send(session, [(hook, told) for hook in _hooks(session, project_id) if wants(hook, type)])
 
 
 def stream(
@@ -100,12 +108,18 @@ def _place(session: Session, project_id: str, events: Sequence[Event]) -> None:
 
 
 def _deliver(session: Session, project_id: str, events: Sequence[Event]) -> None:
-    hooks = session.scalars(select(Webhook).where(Webhook.project_id == project_id, Webhook.enabled)).all()
+    hooks = _hooks(session, project_id)
+    _send(session, [(hook, payload(one)) for one in events for hook in hooks if wants(hook, one.type)])
+
+
+def _hooks(session: Session, project_id: str) -> Sequence[Webhook]:
+    return session.scalars(select(Webhook).where(Webhook.project_id == project_id, Webhook.enabled)).all()
+
+
+def _send(session: Session, messages: Sequence[tuple[Webhook, dict[str, Any]]]) -> None:
     made = [
-        {"id": new_id("msg"), "webhook_id": hook.id, "type": event.type, "payload": payload(event)}
-        for event in events
-        for hook in hooks
-        if wants(hook, event.type)
+        {"id": new_id("msg"), "webhook_id": hook.id, "type": told["type"], "payload": told}
+        for hook, told in messages
     ]
     if made:
         session.execute(insert(Delivery), made)

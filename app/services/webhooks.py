@@ -23,6 +23,7 @@ EventType = Literal[
     "job.created", "job.status", "job.ended", "phase.started", "phase.progress", "phase.ended",
     "attempt.started", "attempt.ended", "checkpoint.saved", "artifact.ready", "gate.result", "warning", "log",
 ]  # fmt: skip
+Told = Literal[EventType, "import.succeeded", "import.failed"]  # what a webhook may want
 TEST = "webhook.test"
 MOST = 50  # of a project
 SECRET_BYTES = 32
@@ -114,11 +115,16 @@ def wants(hook: Webhook, type: str) -> bool:
 
 def payload(event: Event) -> Json:
     """What is sent of an event."""
-    at = event.at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
     told = {
         name: getattr(event, name) for name in ("id", "seq", "job_id", "level", "phase", "message", "data")
     }
-    return {"type": event.type, "timestamp": at, "data": told}
+    return message(event.type, event.at, told)
+
+
+def message(type: str, at: datetime, data: Json) -> Json:
+    """The body of a delivery."""
+    stamp = at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"type": type, "timestamp": stamp, "data": data}
 
 
 def _named(project_id: str, webhook_id: str) -> Select[Webhook]:

@@ -6,12 +6,12 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
 from app.db.session import Sessions
-from app.db.tables import Import
+from app.db.tables import Delivery, Import, Webhook
 from app.errors import (
     IdempotencyKeyReused,
     LeaseLost,
@@ -121,6 +121,38 @@ def test_an_import_whose_time_is_over_is_given_up(sessions: Sessions) -> None:
         session.execute(update(Import).values(deadline_at=db_now(-1)))
         assert import_leases.claim(session, 60) is None
         assert import_leases.bury(session) == [one]
+
+
+def test_webhooks_are_told_of_its_end_when_it_is_committed(sessions: Sessions) -> None:
+    wanted = {"all": [], "successes": ["import.succeeded"], "jobs": ["job.ended"], "disabled": []}
+    with sessions.write() as session:
+        for hook, types in wanted.items():
+            row = Webhook(id=hook, project_id=PROJECT, url="", description="", types=types, secrets=[])
+            row.enabled = hook != "disabled"
+            session.add(row)
+        data = orders.dataset(session)
+        _done(session, DatasetOrder, data.id, "dataset:iris@1")
+        for _ in range(2):
+            submit(session)
+    failed, poisoned = claimed(sessions), claimed(sessions, lease_s=0)
+    with sessions.write() as session:
+        import_leases.fail(session, failed.id, 1, SourceCorrupt("It is another file."))
+        session.execute(update(Import).where(Import.id == poisoned.id).values(tries=import_leases.MAX_TRIES))
+        assert import_leases.bury(session) == [poisoned.id]
+        import_orders.cancel(session, PROJECT, submit(session).id)
+    with pytest.raises(LeaseLost), sessions.write() as session:
+        import_leases.succeed(session, failed.id, 1, target_id=data.id, result={})
+    with sessions.read() as session:
+        rows = session.scalars(select(Delivery)).all()
+    assert sorted((row.webhook_id, row.type) for row in rows) == [
+        ("all", "import.failed"), ("all", "import.failed"), ("all", "import.succeeded"),
+        ("successes", "import.succeeded"),
+    ]  # fmt: skip
+    told = {row.payload["data"]["import_id"]: row.payload["data"] for row in rows}
+    assert told[failed.id]["error"]["code"] == "source_corrupt"
+    assert told[poisoned.id]["error"]["code"] == "poison"
+    (done,) = [one for one in told.values() if one["error"] is None]
+    assert (done["reference"], done["pinned"], done["source"]) == ("dataset:iris@1", COMMIT, SOURCE)
 
 
 def test_the_same_key_orders_the_same_import(sessions: Sessions) -> None:
