@@ -150,7 +150,7 @@ def statement(url: str, owner: str, seconds: float, barrier: Barrier) -> int:
 
 
 def transaction(url: str, owner: str, seconds: float, barrier: Barrier) -> int:
-    """Whose turn it is, the UPDATE, two events and their rows in the outbox, as our own claim has them."""
+    """Whose turn it is, the UPDATE and two events, as our own claim has them."""
     look = select_turn()
     with psycopg.connect(plain(url)) as connection:
 
@@ -162,9 +162,7 @@ def transaction(url: str, owner: str, seconds: float, barrier: Barrier) -> int:
             if row is not None:
                 places = [(row[0], row[1] - 1), (row[0], row[1])]
                 told = [(*place, f"evt_{place[0]}_{place[1]}", "{}") for place in places]
-                cursor = connection.cursor()
-                cursor.executemany(EVENT, told)
-                cursor.executemany("INSERT INTO outbox (job_id, seq) VALUES (%s, %s)", places)
+                connection.cursor().executemany(EVENT, told)
             connection.commit()
             return row is not None or claim()
 

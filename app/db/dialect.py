@@ -64,12 +64,15 @@ def now() -> datetime:
 
 
 def create_triggers(connection: Connection) -> None:
-    """Ended jobs, events and the audit log never change. Each migration ends with this: batch mode drops
-    SQLite's. Tables that come with a later migration are passed over.
+    """Ended jobs, events and the audit log never change, and every event gets its row in the outbox. Each
+    migration ends with this: batch mode drops SQLite's. Tables that come with a later migration are passed
+    over.
     """
-    statements = list(_TRIGGERS[connection.dialect.name])
-    if inspect(connection).has_table("audit"):
-        statements += _AUDIT_TRIGGERS[connection.dialect.name]
+    dialect = connection.dialect.name
+    statements = list(_TRIGGERS[dialect])
+    for table, more in (("outbox", _OUTBOX_TRIGGERS), ("audit", _AUDIT_TRIGGERS)):
+        if inspect(connection).has_table(table):
+            statements += more[dialect]
     for statement in statements:
         connection.execute(text(statement))
 
@@ -92,6 +95,21 @@ _TRIGGERS = {
         "DROP TRIGGER IF EXISTS events_append_only ON events",
         "CREATE TRIGGER events_append_only BEFORE UPDATE ON events FOR EACH ROW "
         "EXECUTE FUNCTION refuse_change()",
+    ],
+}
+_OUTBOX_TRIGGERS = {
+    "sqlite": [
+        "DROP TRIGGER IF EXISTS events_to_outbox",
+        "CREATE TRIGGER events_to_outbox AFTER INSERT ON events "
+        "BEGIN INSERT INTO outbox (job_id, seq) VALUES (NEW.job_id, NEW.seq); END",
+    ],
+    "postgresql": [
+        "CREATE OR REPLACE FUNCTION hand_events_on() RETURNS trigger LANGUAGE plpgsql AS "
+        "$$ BEGIN INSERT INTO outbox (job_id, seq) SELECT job_id, seq FROM fresh ORDER BY job_id, seq; "
+        "RETURN NULL; END $$",
+        "DROP TRIGGER IF EXISTS events_to_outbox ON events",
+        "CREATE TRIGGER events_to_outbox AFTER INSERT ON events REFERENCING NEW TABLE AS fresh "
+        "FOR EACH STATEMENT EXECUTE FUNCTION hand_events_on()",
     ],
 }
 _AUDIT_TRIGGERS = {

@@ -31,7 +31,7 @@ from sqlalchemy import (
     true,
     union_all,
 )
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.db.dialect import db_now
@@ -44,6 +44,7 @@ TRIES = 3  # looks at whose turn it is, when others were faster each time
 TURNS = 16  # projects that one look finds
 NOBODY = -1  # below every priority
 PATIENCE_S = 60.0  # that a job for several slots lets others pass; then slots are kept free for it
+_jobs, _projects = Job.__table__, Project.__table__  # a look at these costs half of one at the classes
 QUEUED = literal("queued", literal_execute=True)  # the index of queued jobs does not serve a parameter
 
 
@@ -94,8 +95,9 @@ def ready(job: Any) -> list[ColumnElement[bool]]:
 
 def running_jobs() -> Subquery:
     """(project_id, count) of the projects that have any."""
-    counted = select(Job.project_id, func.count().label("count")).where(Job.status == "running")
-    return counted.group_by(Job.project_id).subquery("running")
+    jobs = _jobs.c
+    counted = select(jobs.project_id, func.count().label("count")).where(jobs.status == "running")
+    return counted.group_by(jobs.project_id).subquery("running")
 
 
 def _turns(session: Session, room: Room) -> Sequence[Row[Any]]:
@@ -110,10 +112,10 @@ def _look(free: tuple[tuple[str, int], ...]) -> Select[*tuple[Any, ...]]:
     """Whose turn it is among the projects, for a worker with so many free slots by accelerator."""
     head = union_all(*(_heads(accelerator, slots) for accelerator, slots in free if slots)).subquery("head")
     running = running_jobs()
-    count, quota = func.coalesce(running.c.count, 0), Project.max_running_jobs
+    count, quota = func.coalesce(running.c.count, 0), _projects.c.max_running_jobs
     return (
         select(head.c.project_id, head.c.accelerator, head.c.priority, quota.label("quota"))
-        .join(Project, Project.id == head.c.project_id)
+        .join(_projects, _projects.c.id == head.c.project_id)
         .outerjoin(running, running.c.project_id == head.c.project_id)
         .where(head.c.id.is_not(None), head.c.priority > bindparam("kept", type_=Integer))
         .where(or_(quota.is_(None), count < quota))
@@ -124,12 +126,12 @@ def _look(free: tuple[tuple[str, int], ...]) -> Select[*tuple[Any, ...]]:
 
 def _heads(accelerator: str, free: int) -> Select[*tuple[Any, ...]]:
     """Of each project the job for this accelerator that is first among its own, by index lookups alone."""
-    best, oldest = aliased(Job), aliased(Job)
-    top = select(best.priority).where(best.project_id == Project.id, *_fits(best, accelerator, free))
-    top = top.order_by(best.priority.desc()).limit(1).correlate(Project)
-    project = select(Project.id, top.scalar_subquery().label("priority")).subquery()
+    best, oldest = _jobs.alias().c, _jobs.alias().c
+    top = select(best.priority).where(best.project_id == _projects.c.id, *_fits(best, accelerator, free))
+    top = top.order_by(best.priority.desc()).limit(1).correlate(_projects)
+    project = select(_projects.c.id, top.scalar_subquery().label("priority")).subquery()
     eldest = (
-        select(oldest)
+        select(oldest.id)
         .where(oldest.project_id == project.c.id, oldest.priority == project.c.priority)
         .where(*_fits(oldest, accelerator, free))
         .order_by(oldest.created_at, oldest.id)

@@ -6,19 +6,20 @@ services.submission use it; an import contract holds them to that.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
-from sqlalchemy import ColumnElement, insert, select, update
+from sqlalchemy import ColumnElement, Table, insert, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from app.db.dialect import db_now
 from app.db.ids import new_id
-from app.db.tables import Event, Job, Outbox
+from app.db.tables import Event, Job
 from app.errors import LeaseLost, NotFound, shown
 from app.services import usage
 
 Json = dict[str, Any]
+_INSERT_EVENTS = insert(cast("Table", Event.__table__))
 # how an attempt ends: by its own verdict, handed back, by a crash, or with its worker
 Cause = Literal["ended", "yielded", "crashed", "lost"]
 
@@ -67,13 +68,13 @@ def changing(job_id: Any, *guards: ColumnElement[bool], events: int, **values: A
 
 
 def write_events(session: Session, job_id: str, first: int, events: Sequence[Note]) -> None:
-    """With a row each in the outbox, from where they are handed on."""
-    if not events:
-        return
-    places = [{"job_id": job_id, "seq": seq} for seq in range(first, first + len(events))]
-    told = zip(places, events, strict=True)
-    session.execute(insert(Event), [{**place, "id": new_id("evt"), **vars(one)} for place, one in told])
-    session.execute(insert(Outbox), places)
+    """A trigger puts a row each into the outbox, from where they are handed on."""
+    rows = [
+        {"job_id": job_id, "seq": seq, "id": new_id("evt"), **vars(one)}
+        for seq, one in enumerate(events, first)
+    ]
+    if rows:
+        session.execute(_INSERT_EVENTS, rows)
 
 
 def held(session: Session, project_id: str, job_id: str) -> Job:

@@ -18,7 +18,13 @@ from app.db.migrate import head, is_current, upgrade
 from app.db.session import Sessions
 from app.db.tables import Base, Job, Key, Project
 
-TRIGGERS = {"jobs_terminal_immutable", "events_append_only", "audit_append_only", "audit_keeps_all"}
+TRIGGERS = {
+    "jobs_terminal_immutable",
+    "events_append_only",
+    "events_to_outbox",
+    "audit_append_only",
+    "audit_keeps_all",
+}
 
 
 def test_the_migrated_schema_is_the_one_in_the_code(sessions: Sessions) -> None:

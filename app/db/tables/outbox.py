@@ -23,9 +23,10 @@ Counter = BigInteger().with_variant(Integer(), "sqlite")  # SQLite counts INTEGE
 
 
 class Outbox(Base):
-    """An event that is committed and not yet handed on; written in the transaction of the event itself."""
+    """An event that is committed and not yet handed on; a trigger writes it with the event itself."""
 
     __tablename__ = "outbox"
+    __table_args__ = (Index(None, "job_id", "seq", unique=True),)
     id: Mapped[int] = mapped_column(Counter, primary_key=True)
     job_id: Mapped[str]
     seq: Mapped[int]
