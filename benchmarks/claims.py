@@ -118,7 +118,7 @@ def rows() -> list[dict[str, object]]:
 def refill(url: str) -> None:
     """A full queue again, as an idle database would hold it."""
     with psycopg.connect(plain(url), autocommit=True) as connection:
-        connection.execute("TRUNCATE jobs CASCADE")
+        connection.execute("TRUNCATE jobs, outbox CASCADE")
         connection.execute("TRUNCATE bare")
         connection.execute("INSERT INTO jobs SELECT * FROM template")
         connection.execute("INSERT INTO bare SELECT * FROM template")

@@ -25,6 +25,7 @@ from harness.durable import durable_postgres, plain
 from harness.load import post, put_under_load
 from harness.servers import free_port, service
 from tests import orders
+from tests.servers import valkey
 
 CONNECTIONS, REPLICAS, ROUNDS, SECONDS = 16, 2, 5, 4.0
 PROMISED = 200
@@ -41,7 +42,9 @@ def main() -> None:
     asked = {"connections": CONNECTIONS, "seconds": given.seconds, "expected": 202}
     rounds = []
     with TemporaryDirectory() as folder, durable_postgres() as url, ExitStack() as stack:
-        replicas = [stack.enter_context(service(_settings(url, folder))) for _ in range(given.replicas)]
+        bells = stack.enter_context(valkey(Path(folder)))
+        settings = [_settings(url, folder, bells) for _ in range(given.replicas)]
+        replicas = [stack.enter_context(service(one)) for one in settings]
         stock(url)
         ports = [replica.port for replica in replicas]
         for _ in range(given.rounds + 1):  # the first round warms up
@@ -62,12 +65,12 @@ def main() -> None:
     print(f"processor time of the one process for a submission: {median(costs) * 1000:.1f} ms")
 
 
-def _settings(url: str, folder: str) -> Settings:
+def _settings(url: str, folder: str, bells: str) -> Settings:
     return Settings(
         database_url=url,
         blobs_url=f"file://{folder}/blobs",
         work_dir=Path(folder) / "work",
-        queue_url="redis://127.0.0.1:1/0",  # nobody listens: no job is carried out
+        queue_url=bells,  # no worker listens: no job is carried out
         port=free_port(),
     )
 
