@@ -18,6 +18,7 @@ from app.services.jobs import Json, Point
 from app.services.models import Checkpoint
 
 WRITE_S = 1.0  # between two writes of progress; points wait that long
+TELL_S, TELL_SHARE = 10.0, 0.01  # of a phase: what must have gone by, both, before an event tells it again
 
 log = structlog.get_logger()
 
@@ -30,6 +31,7 @@ class Journal:
     ) -> None:
         self._sessions, self._job_id, self._attempt, self._clock = sessions, job_id, attempt, clock
         self._phase, self._due, self._fraction = "", 0.0, 0.0
+        self._told: tuple[float, float] | None = None  # fraction and time of the phase's last event
         self._best: Json | None = None
         self._points: dict[tuple[str, str, int], Point] = {}
 
@@ -38,7 +40,7 @@ class Journal:
         """A phase that fails is left open: the job's end closes it."""
         with self._sessions.write() as session:
             jobs.start_phase(session, self._job_id, self._attempt, name)
-        self._phase, self._due, self._fraction = name, 0.0, 0.0
+        self._phase, self._due, self._fraction, self._told = name, 0.0, 0.0, None
         log.info("phase started", phase=name)
         failpoint(f"{name}.started")
         with traces.span(name):
@@ -174,6 +176,25 @@ class Journal:
             best=self._best,
             points=[*self._points.values()],
         )
+        if self._tells(fraction):
+            jobs.note(
+                session,
+                self._job_id,
+                self._attempt,
+                type="phase.progress",
+                level="info",
+                phase=self._phase,
+                message=f"{self._phase} {fraction:.0%}",
+                data={"fraction": round(fraction, 4), **(progress or {})},
+            )
+            self._told = fraction, self._clock()
+
+    def _tells(self, fraction: float) -> bool:
+        """The first of a phase, and some hundred more: a job of weeks has no more events than others."""
+        if self._told is None:
+            return True
+        before, at = self._told
+        return abs(fraction - before) >= TELL_SHARE and self._clock() - at >= TELL_S
 
 
 class Silent(Journal):

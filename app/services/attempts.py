@@ -78,19 +78,13 @@ def report_progress(
     best: Json | None = None,
     points: Sequence[Point] = (),
 ) -> None:
-    """How far a phase is (0 to 1), with the metric points measured since the last report."""
+    """How far a phase is (0 to 1), with the metric points measured since the last report; no event."""
     job = owner_row(session, job_id, attempt)
     seen = {**(job.progress if progress is None else progress), "heartbeat_at": phases.stamp()}
-    told = Note(
-        "phase.progress",
-        f"{phase} {fraction:.0%}",
-        phase=phase,
-        data={"fraction": round(fraction, 4), **(progress or {})},
-    )
     changed: Json = {"phases": phases.changed(job, phase, progress=round(fraction, 4)), "progress": seen}
     if best is not None:
         changed["best"] = best
-    owner_change(session, job_id, attempt, events=[told], **changed)
+    owner_change(session, job_id, attempt, **changed)
     _write_points(session, job_id, points)
 
 
