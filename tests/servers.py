@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -35,11 +35,12 @@ def tethered(command: Sequence[object], end: int) -> list[str]:
 
 @dataclass(frozen=True)
 class S3:
-    """A bucket with a prefix in it; `environment` holds the AWS_* variables that open it."""
+    """A bucket with a prefix in it; `environment` holds the AWS_* variables that open it. pid: its server."""
 
     bucket: str
     prefix: str
     environment: dict[str, str] = field(repr=False)
+    pid: int = 0
 
     @property
     def url(self) -> str:
@@ -141,7 +142,7 @@ def seaweedfs(folder: Path) -> Iterator[S3]:
     with _running(command, folder / "log", cwd=folder, env=os.environ | server.environment) as process:
         # the port is open long before the first object can be stored
         _until(process, folder / "log", lambda: _put_probe(server), obstore.exceptions.BaseError, OSError)
-        yield server
+        yield replace(server, pid=process.pid)
 
 
 def free_port() -> int:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CHUNK = 4 * 1024**2  # bytes read at once
 PART = 8 * 1024**2  # bytes of one part of a large upload; four travel at once
+LONGEST_S = 30.0  # of one request to a bucket, in which the slowest line that will do sends a part
+RETRIED_S = 20.0  # for which one that failed is repeated; one that took its time is not
 REFRESHED = timedelta(hours=6)  # after which storing the same bytes again makes them young
 ABANDONED_S = 86_400.0  # after which nobody goes on with a spooled upload
 _ETAG = re.compile("[0-9a-f]{32}(-[0-9]+)?")
@@ -98,8 +100,11 @@ def s3_blobs(bucket: str, prefix: str, scratch: Path) -> "ObjectBlobs":
     store = S3Store(
         bucket,
         prefix=prefix or None,
-        client_options={"allow_http": True},  # the endpoint's scheme decides
-        retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=20)},
+        client_options={
+            "allow_http": True,
+            "timeout": timedelta(seconds=LONGEST_S),
+        },  # by the endpoint's scheme
+        retry_config={"max_retries": 5, "retry_timeout": timedelta(seconds=RETRIED_S)},
     )
     return ObjectBlobs(store, scratch)
 
