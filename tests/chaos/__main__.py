@@ -14,6 +14,8 @@ from tests.chaos.checker import DOUBLED, LOST, WRONG
 from tests.chaos.runner import Result
 from tests.chaos.scenes import SCENES, play
 
+EVERY = 100  # faults, of which one is told
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
@@ -72,6 +74,7 @@ def _run(kind: str, folder: Path, faults: int, given: argparse.Namespace) -> Res
         only=given.only,
         minutes=given.minutes,
         prepare=true_order if given.true else None,
+        tell=lambda count: print(f"{kind}: {count} faults", flush=True) if count % EVERY == 0 else None,
     )
     _tell(kind, [result])
     return result

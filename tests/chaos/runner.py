@@ -69,6 +69,7 @@ class _Fight:
     until: float
     changes: Callable[[], int]
     plan: list[Named]
+    tell: Callable[[int], None]
     lock: threading.Lock = field(default_factory=threading.Lock)
     blows: list[_Blow] = field(default_factory=list)
     errors: list[BaseException] = field(default_factory=list)
@@ -87,11 +88,13 @@ def run(
     minutes: float = 1e6,
     gremlins: int = GREMLINS,
     prepare: Callable[[Stack], dict[str, Any]] | None = None,
+    tell: Callable[[int], None] = lambda _: None,
 ) -> Result:
     """only: names of faults to choose from. plan: names of faults, one after the other, instead of chance.
     minutes: after which no more faults begin.
 
-    prepare: makes the order of the jobs that the real worker does, a share `true` of all."""
+    prepare: makes the order of the jobs that the real worker does, a share `true` of all.
+    tell: hears after each fault how many there were."""
     make, known = STACKS[kind]
     named = {fault.name: fault for fault in known}
     chosen = [fault for fault in known if not only or fault.name in only]
@@ -104,7 +107,7 @@ def run(
         watching.start()
         deaths: Counter[str] = Counter()
         until, planned = time.monotonic() + 60 * minutes, [named[name] for name in reversed(plan)]
-        fight = _Fight(stack, chosen, faults, until, lambda: len(watching.looks), planned)
+        fight = _Fight(stack, chosen, faults, until, lambda: len(watching.looks), planned, tell)
         over = threading.Event()
         nurse = threading.Thread(target=_nurse, args=(stack, over, deaths), daemon=True)
         nurse.start()
@@ -181,6 +184,7 @@ def _gremlin(fight: _Fight, chance: random.Random) -> None:
             with fight.lock:
                 if happened:
                     fight.blows.append(_Blow(at, fault.name))
+                    fight.tell(len(fight.blows))
                 else:
                     fight.due += 1
     except BaseException as error:  # noqa: BLE001 - the run ends with it
