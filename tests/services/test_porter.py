@@ -1,5 +1,6 @@
 """Imports from a hub, over real connections to a server that has every trouble."""
 
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy import select
 
 from app.db.session import Sessions
 from app.db.tables import Dataset, Import, ModelVersion, Project
@@ -36,6 +38,52 @@ from app.wiring import assemble
 
 porter.serve(assemble(Settings()), threading.Event())
 """
+
+DIE = """
+import functools, json, os, signal, sys, threading, time
+from sqlalchemy import update
+from app.db.dialect import db_now
+from app.db.tables import Import
+from app.services import datasets, import_leases, porter
+from app.settings import Settings
+from app.wiring import assemble
+
+
+def dying(call, when):
+    def die(*given, **named):
+        if when == "after":
+            call(*given, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return die
+
+
+def work(parts):
+    with parts.sessions.write() as session:  # what the one before held is over
+        session.execute(update(Import).where(Import.status == "running").values(lease_expires_at=db_now()))
+    porter.serve(parts, threading.Event())
+
+
+codes = []
+for place in sys.argv[1:]:  # nothing runs here yet that a fork would lose
+    child = os.fork()
+    if child == 0:
+        when, owner, name = place.split(":")
+        owner = functools.reduce(getattr, owner.split("."), sys.modules["__main__"])
+        setattr(owner, name, dying(getattr(owner, name), when))
+        work(assemble(Settings()))
+        os._exit(0)
+    codes.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+print(json.dumps(codes))
+"""
+PLACES = {
+    "claimed": "before:porter.Carriage:run",
+    "settled, not committed": "after:import_leases:settle",
+    "settled": "before:porter.Carriage:_place",
+    "fetched": "before:datasets:prepare",
+    "stored": "before:datasets:create",
+    "succeeded, not committed": "after:import_leases:succeed",
+    "succeeded": "before:porter.Carriage:_clear",
+}
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +298,25 @@ def test_another_process_goes_on_from_the_bytes_of_one_that_was_killed(parts: Pa
     assert hub.served["test.csv"] == len(table(20))
     assert hub.served["train.csv"] == 150_000 + len(content) - kept
     assert done.bytes == done.total_bytes
+
+
+def test_an_import_goes_on_wherever_its_process_is_killed(parts: Parts, hub: Hub) -> None:
+    """One import, and at each place a process that dies there; the next one goes on."""
+    content = table(200)
+    hub.put("org/iris", {"train.csv": content})
+    one = order_data(parts, "hf:org/iris")
+    command = [sys.executable, "-c", DIE, *PLACES.values()]
+    environment = os.environ | parts.settings.environment()
+    dying = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    codes = json.loads(dying.stdout.splitlines()[-1])
+    assert codes == [-signal.SIGKILL] * len(PLACES), dying.stdout + dying.stderr
+    with parts.sessions.read() as session:
+        done = session.get_one(Import, one)
+        assert (done.status, done.attempt) == ("succeeded", len(PLACES))
+        (made,) = session.scalars(select(Dataset))
+        assert (done.target_id, made.files["train"]["rows"]) == (made.id, 200)
+    assert hub.served["train.csv"] == len(content)  # once
+    assert {blob.sha256 for blob in parts.blobs.all()} == {made.files["train"]["sha256"]}
 
 
 def test_a_cancelled_import_stops_and_leaves_nothing(parts: Parts, hub: Hub) -> None:
