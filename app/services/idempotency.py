@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -11,6 +11,7 @@ from app.db.tables import Idempotency
 from app.errors import IdempotencyKeyReused, shown
 
 KEPT_S = 86_400
+MOST_FORGOTTEN = 100  # by one POST
 
 
 def once(
@@ -21,8 +22,7 @@ def once(
     make: makes it and names it by its column, {"job_id": ...}. Raises IdempotencyKeyReused for another body,
     and what `make` raises.
     """
-    too_old = Idempotency.created_at < db_now(-KEPT_S)
-    session.execute(delete(Idempotency).where(Idempotency.project_id == project_id, too_old))
+    _forget(session, project_id, key)
     if made := known(session, project_id, key, digest):
         return made
     try:
@@ -46,3 +46,24 @@ def known(session: Session, project_id: str, key: str, digest: str) -> Idempoten
             f"Idempotency-Key {shown(key)} was used for another body. Send a new key with a new one."
         )
     return row
+
+
+def _forget(session: Session, project_id: str, key: str) -> None:
+    """This key, if it is old, and some of the oldest."""
+    named = Idempotency.key.in_([key, *session.scalars(_oldest(project_id))])
+    too_old = Idempotency.created_at < db_now(-KEPT_S)
+    forgetting = delete(Idempotency).where(Idempotency.project_id == project_id, named, too_old)
+    session.execute(forgetting, execution_options={"synchronize_session": False})
+
+
+def _oldest(project_id: str) -> Select[str]:
+    """Keys that are too old. The clock is asked apart, for Postgres looks nothing up in an index by what may
+    change meanwhile."""
+    limit = select(db_now(-KEPT_S)).scalar_subquery()
+    return (
+        select(Idempotency.key)
+        .where(Idempotency.project_id == project_id, Idempotency.created_at < limit)
+        .order_by(Idempotency.created_at)
+        .limit(MOST_FORGOTTEN)
+        .with_for_update(skip_locked=True)
+    )
