@@ -1,6 +1,5 @@
 """Pause, resume, retry, clone, checkpoints and logs over HTTP, with the test in the worker's place."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,27 +9,9 @@ from sqlalchemy import delete
 from app.api.job_views import JobView
 from app.db.session import Sessions
 from app.db.tables import JobCheckpoint
-from app.main import create_app
 from app.ports.blobs import Blobs
 from app.services import attempt_logs, checkpoints, claims, jobs
-from app.settings import Settings
 from tests import orders
-
-
-@pytest.fixture
-def sessions(settings: Settings) -> Iterator[Sessions]:
-    sessions = Sessions(settings.database_url)
-    yield sessions
-    sessions.close()
-
-
-@pytest.fixture
-def client(settings: Settings, sessions: Sessions) -> Iterator[TestClient]:
-    """An API whose only worker has no slot for what these tests submit: they ask for a GPU."""
-    with TestClient(create_app(settings), base_url="http://localhost") as client:
-        with sessions.write() as session:
-            orders.stock(session)
-        yield client
 
 
 def submitted(client: TestClient, **changes: Any) -> str:
@@ -53,13 +34,13 @@ def seen(client: TestClient, job_id: str) -> dict[str, Any]:
     return job
 
 
-def claimed(sessions: Sessions) -> None:
-    with sessions.write() as session:
+def claimed(database: Sessions) -> None:
+    with database.write() as session:
         assert claims.claim(session, "me", ("cuda",), 60.0) is not None
 
 
-def saved(sessions: Sessions, job_id: str, *steps: int, best: int = 0, attempt: int = 1) -> None:
-    with sessions.write() as session:
+def saved(database: Sessions, job_id: str, *steps: int, best: int = 0, attempt: int = 1) -> None:
+    with database.write() as session:
         for step in steps:
             checkpoints.save(
                 session,
@@ -73,30 +54,30 @@ def saved(sessions: Sessions, job_id: str, *steps: int, best: int = 0, attempt: 
             )
 
 
-def failed(sessions: Sessions, job_id: str, attempt: int = 1) -> None:
-    with sessions.write() as session:
+def failed(database: Sessions, job_id: str, attempt: int = 1) -> None:
+    with database.write() as session:
         jobs.fail(session, job_id, attempt, {"code": "x", "detail": "it broke", "phase": "train"})
 
 
-def test_a_waiting_job_is_paused_and_resumed_at_once(client: TestClient, sessions: Sessions) -> None:
+def test_a_waiting_job_is_paused_and_resumed_at_once(client: TestClient, database: Sessions) -> None:
     job_id = submitted(client)
     paused = did(client, job_id, "pause")
     assert (paused["status"], paused["terminal"], paused["waiting"]) == ("paused", False, None)
     assert did(client, job_id, "pause")["version"] == paused["version"]
-    with sessions.write() as session:
+    with database.write() as session:
         assert claims.claim(session, "me", ("cuda",), 60.0) is None
     assert did(client, job_id, "resume")["status"] == "queued"
-    claimed(sessions)
+    claimed(database)
 
 
-def test_a_running_job_is_pausing_until_its_worker_lets_go(client: TestClient, sessions: Sessions) -> None:
+def test_a_running_job_is_pausing_until_its_worker_lets_go(client: TestClient, database: Sessions) -> None:
     job_id = submitted(client)
-    claimed(sessions)
-    saved(sessions, job_id, 40)
+    claimed(database)
+    saved(database, job_id, 40)
     assert did(client, job_id, "pause")["status"] == "pausing"
     assert did(client, job_id, "resume")["status"] == "running"
     did(client, job_id, "pause")
-    with sessions.write() as session:
+    with database.write() as session:
         jobs.yield_(session, job_id, 1, why="paused by its user")
     paused = seen(client, job_id)
     assert (paused["status"], paused["checkpoint"], paused["interruptions"]) == ("paused", {"step": 40}, 1)
@@ -104,26 +85,26 @@ def test_a_running_job_is_pausing_until_its_worker_lets_go(client: TestClient, s
 
 
 def test_what_is_kept_of_a_waiting_job_is_finished_from_its_checkpoint(
-    client: TestClient, sessions: Sessions
+    client: TestClient, database: Sessions
 ) -> None:
     job_id = submitted(client)
-    claimed(sessions)
-    saved(sessions, job_id, 40)
-    with sessions.write() as session:
+    claimed(database)
+    saved(database, job_id, 40)
+    with database.write() as session:
         jobs.yield_(session, job_id, 1)
     did(client, job_id, "pause")
     job = did(client, job_id, "cancel", json={"mode": "keep"})
     assert (job["status"], job["terminal"]) == ("queued", False)
     assert client.post(f"/v1/jobs/{job_id}/pause").status_code == 409
-    claimed(sessions)
-    with sessions.write() as session:
+    claimed(database)
+    with database.write() as session:
         assert jobs.renew(session, job_id, 2, 60.0).desired == "finish"
     assert seen(client, job_id)["status"] == "cancelling"
 
 
 @pytest.mark.parametrize("verb", ["pause", "resume", "retry"])
 def test_what_the_state_does_not_allow_is_a_conflict_that_says_so(
-    client: TestClient, sessions: Sessions, verb: str
+    client: TestClient, database: Sessions, verb: str
 ) -> None:
     job_id = submitted(client)
     if verb == "pause":
@@ -141,12 +122,12 @@ def test_of_a_job_that_is_not_there_nothing_can_be_asked(client: TestClient) -> 
 
 
 def test_a_retry_is_a_new_job_that_begins_at_the_last_checkpoint(
-    client: TestClient, sessions: Sessions
+    client: TestClient, database: Sessions
 ) -> None:
     old = submitted(client, name="first")
-    claimed(sessions)
-    saved(sessions, old, 10, 20, 30, best=10)
-    failed(sessions, old)
+    claimed(database)
+    saved(database, old, 10, 20, 30, best=10)
+    failed(database, old)
     before = seen(client, old)
     new = did(client, old, "retry")
     assert (new["parent"], new["status"], new["attempts"]) == (old, "queued", 0)
@@ -157,28 +138,28 @@ def test_a_retry_is_a_new_job_that_begins_at_the_last_checkpoint(
         (30, False, 0), (20, False, 0), (10, True, 0),
     ]  # fmt: skip
     assert seen(client, old) == before
-    claimed(sessions)
-    saved(sessions, new["id"], 40)
+    claimed(database)
+    saved(database, new["id"], 40)
     assert seen(client, new["id"])["checkpoint"] == {"step": 40}
     assert client.delete(f"/v1/jobs/{old}").status_code == 204
 
 
 def test_a_retry_of_a_job_whose_checkpoints_are_swept_begins_anew(
-    client: TestClient, sessions: Sessions
+    client: TestClient, database: Sessions
 ) -> None:
     old = submitted(client)
-    claimed(sessions)
-    saved(sessions, old, 10)
-    failed(sessions, old)
-    with sessions.write() as session:
+    claimed(database)
+    saved(database, old, 10)
+    failed(database, old)
+    with database.write() as session:
         session.execute(delete(JobCheckpoint))
     new = did(client, old, "retry")
     assert new["checkpoint"] is None
-    claimed(sessions)
-    saved(sessions, new["id"], 5)  # it is kept, though the old job got further
+    claimed(database)
+    saved(database, new["id"], 5)  # it is kept, though the old job got further
 
 
-def test_a_retry_under_one_key_is_one_job(client: TestClient, sessions: Sessions) -> None:
+def test_a_retry_under_one_key_is_one_job(client: TestClient, database: Sessions) -> None:
     old, other = submitted(client), submitted(client)
     for job_id in (old, other):
         client.post(f"/v1/jobs/{job_id}/cancel")
@@ -220,12 +201,12 @@ def test_a_clone_that_is_no_order_is_refused_with_the_place(
     assert len(client.get("/v1/jobs").json()["data"]) == 1
 
 
-def test_the_last_two_checkpoints_and_the_best_are_kept(client: TestClient, sessions: Sessions) -> None:
+def test_the_last_two_checkpoints_and_the_best_are_kept(client: TestClient, database: Sessions) -> None:
     job_id = submitted(client)
     assert client.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"] == []
-    claimed(sessions)
-    saved(sessions, job_id, 10)
-    saved(sessions, job_id, 20, 30, 40, 50, best=20)
+    claimed(database)
+    saved(database, job_id, 10)
+    saved(database, job_id, 20, 30, 40, 50, best=20)
     kept = client.get(f"/v1/jobs/{job_id}/checkpoints").json()["data"]
     assert [(one["step"], one["best"], one["size"]) for one in kept] == [
         (50, False, 500), (40, False, 400), (20, True, 200),
@@ -234,10 +215,10 @@ def test_the_last_two_checkpoints_and_the_best_are_kept(client: TestClient, sess
     assert [one["data"]["step"] for one in told if one["type"] == "checkpoint.saved"] == [10, 20, 30, 40, 50]
 
 
-def test_what_an_attempt_changed_is_shown_and_warned_of(client: TestClient, sessions: Sessions) -> None:
+def test_what_an_attempt_changed_is_shown_and_warned_of(client: TestClient, database: Sessions) -> None:
     job_id = submitted(client)
-    claimed(sessions)
-    with sessions.write() as session:
+    claimed(database)
+    with database.write() as session:
         jobs.adjust(session, job_id, 1, {"micro_batch_size": 8}, "the batch is halved")
         jobs.adjust(session, job_id, 1, {"lr_halvings": 1}, "the rate is halved")
     assert seen(client, job_id)["adjustments"] == {"micro_batch_size": 8, "lr_halvings": 1}
@@ -247,14 +228,14 @@ def test_what_an_attempt_changed_is_shown_and_warned_of(client: TestClient, sess
     assert [one["message"] for one in warnings] == ["the batch is halved", "the rate is halved"]
 
 
-def test_logs_are_read_by_attempt(client: TestClient, sessions: Sessions, blobs: Blobs) -> None:
+def test_logs_are_read_by_attempt(client: TestClient, database: Sessions, blobs: Blobs) -> None:
     job_id = submitted(client)
     path = f"/v1/jobs/{job_id}/logs"
     assert client.get(path).status_code == 409
-    claimed(sessions)
+    claimed(database)
     for attempt in (1, 2):
         blob = blobs.put([f"line of attempt {attempt}\n".encode()])
-        with sessions.write() as session:
+        with database.write() as session:
             attempt_logs.add(session, job_id, attempt, sha256=blob.sha256, size=blob.size)
     newest = client.get(path)
     assert (newest.text, newest.headers["content-type"]) == (
@@ -264,6 +245,6 @@ def test_logs_are_read_by_attempt(client: TestClient, sessions: Sessions, blobs:
     assert client.get(f"{path}?attempt=1").text == "line of attempt 1\n"
     missing = client.get(f"{path}?attempt=7")
     assert (missing.status_code, "its attempts 1, 2" in missing.json()["detail"]) == (404, True)
-    failed(sessions, job_id)
+    failed(database, job_id)
     tail = seen(client, job_id)["error"]["log_tail"]
     assert tail[-1].endswith(" info attempt 1 started")

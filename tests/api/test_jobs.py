@@ -2,7 +2,6 @@
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,27 +9,9 @@ from fastapi.testclient import TestClient
 
 from app.api.job_views import JobView
 from app.db.session import Sessions
-from app.main import create_app
 from app.services import claims, jobs
 from app.services.jobs import Point
-from app.settings import Settings
 from tests import orders
-
-
-@pytest.fixture
-def sessions(settings: Settings) -> Iterator[Sessions]:
-    sessions = Sessions(settings.database_url)
-    yield sessions
-    sessions.close()
-
-
-@pytest.fixture
-def client(settings: Settings, sessions: Sessions) -> Iterator[TestClient]:
-    """An API whose only worker has no slot for what these tests submit: they ask for a GPU."""
-    with TestClient(create_app(settings), base_url="http://localhost") as client:
-        with sessions.write() as session:
-            orders.stock(session)
-        yield client
 
 
 def spec(**changes: Any) -> dict[str, Any]:
@@ -175,9 +156,9 @@ def test_events_are_answered_behind_a_number(client: TestClient) -> None:
     assert client.get(f"/v1/jobs/{job['id']}/events?after={2**31}").status_code == 422
 
 
-def test_metrics_are_thinned_with_their_last_point_kept(client: TestClient, sessions: Sessions) -> None:
+def test_metrics_are_thinned_with_their_last_point_kept(client: TestClient, database: Sessions) -> None:
     job = submitted(client)
-    with sessions.write() as session:
+    with database.write() as session:
         claims.claim(session, "me", ("cuda",), 60.0)
         jobs.start_phase(session, job["id"], 1, "train")
         points = [Point("loss", "train", step, 1 / (step + 1)) for step in range(1000)]

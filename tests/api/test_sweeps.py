@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,28 +10,10 @@ from fastapi.testclient import TestClient
 
 from app.api.sweep_views import SweepSummary, SweepView, TrialView
 from app.db.session import Sessions
-from app.main import create_app
 from app.services import claims, jobs
-from app.settings import Settings
 from tests import orders
 
 SPACE = {"/losses/temperature": {"kind": "float", "low": 1, "high": 8, "log": True}}
-
-
-@pytest.fixture
-def sessions(settings: Settings) -> Iterator[Sessions]:
-    sessions = Sessions(settings.database_url)
-    yield sessions
-    sessions.close()
-
-
-@pytest.fixture
-def client(settings: Settings, sessions: Sessions) -> Iterator[TestClient]:
-    """An API whose only worker has no slot for trials, which ask for a GPU; its lookout steps the sweeps."""
-    with TestClient(create_app(settings), base_url="http://localhost") as client:
-        with sessions.write() as session:
-            orders.stock(session)
-        yield client
 
 
 def order(**changes: Any) -> dict[str, Any]:
@@ -159,10 +141,10 @@ def test_a_list_is_paged_and_narrowed(client: TestClient) -> None:
         assert client.get(f"/v1/sweeps?{query}").status_code == 422
 
 
-def test_trials_are_paged_in_their_order(client: TestClient, sessions: Sessions) -> None:
+def test_trials_are_paged_in_their_order(client: TestClient, database: Sessions) -> None:
     sweep = submitted(client, budget={"trials": 5, "parallel": 5})
     awaited(client, sweep["id"], begun)
-    with sessions.write() as session:
+    with database.write() as session:
         job = claims.claim(session, "me", ("cuda",), 600.0)
         assert job is not None
         for phase in ("validate", "fetch", "preflight", "signals"):

@@ -1,7 +1,6 @@
 """/metrics: its figures move after real events, and it names nobody's things."""
 
 import sqlite3
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -23,15 +22,6 @@ from tests import orders
 PROJECT = orders.PROJECT
 KEY = "sh_test_" + "k" * 43
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
-
-
-@pytest.fixture
-def client(settings: Settings) -> Iterator[TestClient]:
-    """An API whose only worker has no slot for what these tests submit: they ask for a GPU."""
-    with TestClient(create_app(settings), base_url="http://localhost") as client:
-        with client.app.state.parts.sessions.write() as session:  # type: ignore[attr-defined]
-            orders.stock(session)
-        yield client
 
 
 def scraped(client: TestClient) -> Figures:

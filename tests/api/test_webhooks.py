@@ -74,21 +74,14 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def sessions(settings: Settings) -> Iterator[Sessions]:
-    sessions = Sessions(settings.database_url)
-    yield sessions
-    sessions.close()
-
-
-@pytest.fixture
 def client(
-    settings: Settings, sessions: Sessions, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, database: Sessions, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[TestClient]:
     """Its worker has no slot for what needs a GPU; its courier looks often."""
     monkeypatch.setattr(courier, "INTERVAL_S", 0.05)
     allowed = settings.model_copy(update={"outgoing_allow": (receiver.place,)})
     with TestClient(create_app(allowed), base_url="http://localhost") as client:
-        with sessions.write() as session:
+        with database.write() as session:
             orders.stock(session)
         yield client
 
@@ -139,19 +132,19 @@ def test_what_happens_to_a_job_is_sent_signed_and_in_order(client: TestClient, r
 
 
 def test_a_receiver_that_fails_is_asked_again_later_with_the_same_id(
-    client: TestClient, receiver: Receiver, sessions: Sessions
+    client: TestClient, receiver: Receiver, database: Sessions
 ) -> None:
     hook = hooked(client, receiver)
     receiver.answers = [(500, {}), (429, {"retry-after": "4000"})]
     client.post(f"/v1/webhooks/{hook['id']}/test")
     (row,) = until(lambda: [one for one in deliveries(client, hook) if one["answer"] == 500])
     assert (row["status"], row["attempts"], row["error"]) == ("pending", 1, "it answered 500")
-    hurry(sessions)
+    hurry(database)
     until(lambda: deliveries(client, hook)[0]["answer"] == 429)
-    with sessions.read() as session:
+    with database.read() as session:
         left = session.get_one(Delivery, row["id"]).available_at - session.scalars(select(db_now())).one()
     assert timedelta(seconds=3900) < left <= timedelta(seconds=4000)  # longer than the next wait of its own
-    hurry(sessions)
+    hurry(database)
     (row,) = until(lambda: deliveries(client, hook, status="delivered"))
     assert (row["attempts"], row["answer"], row["error"], row["next_attempt_at"]) == (3, 204, None, None)
     assert {headers["webhook-id"] for headers, _ in receiver.got} == {row["id"]}
@@ -159,15 +152,15 @@ def test_a_receiver_that_fails_is_asked_again_later_with_the_same_id(
 
 
 def test_a_delivery_that_is_never_taken_ends_and_can_be_repeated(
-    client: TestClient, receiver: Receiver, sessions: Sessions
+    client: TestClient, receiver: Receiver, database: Sessions
 ) -> None:
     hook = hooked(client, receiver)
     receiver.answers = [(503, {}), (503, {})]
     tried = client.post(f"/v1/webhooks/{hook['id']}/test").json()
     until(lambda: deliveries(client, hook)[0]["answer"] == 503)
-    with sessions.write() as session:
+    with database.write() as session:
         session.execute(update(Delivery).values(attempts=len(WAITS_S)))
-    hurry(sessions)
+    hurry(database)
     (row,) = until(lambda: deliveries(client, hook, status="failed"))
     assert (row["id"], row["answer"]) == (tried["id"], 503)
     again = client.post(f"/v1/webhooks/{hook['id']}/deliveries/{row['id']}/repeat")
@@ -216,7 +209,7 @@ def test_no_answer_keeps_a_delivery_from_being_recorded(
 
 
 def test_nothing_is_sent_to_a_webhook_that_was_disabled(
-    client: TestClient, receiver: Receiver, sessions: Sessions
+    client: TestClient, receiver: Receiver, database: Sessions
 ) -> None:
     hook = hooked(client, receiver)
     receiver.answers = [(500, {})]
@@ -224,7 +217,7 @@ def test_nothing_is_sent_to_a_webhook_that_was_disabled(
     client.post(f"{path}/test")
     until(lambda: [one for one in deliveries(client, hook) if one["answer"] == 500])
     client.patch(path, json={"enabled": False})
-    hurry(sessions)
+    hurry(database)
     (row,) = until(lambda: deliveries(client, hook, status="failed"))
     assert (row["error"], len(receiver.got)) == ("its webhook was disabled", 1)
 
@@ -251,7 +244,7 @@ def test_no_address_of_our_own_network_is_called(client: TestClient, url: str) -
 
 
 def test_what_leads_nowhere_is_told_without_addresses(
-    client: TestClient, receiver: Receiver, sessions: Sessions
+    client: TestClient, receiver: Receiver, database: Sessions
 ) -> None:
     hook = hooked(client, receiver)
     path = f"/v1/webhooks/{hook['id']}"
@@ -261,7 +254,7 @@ def test_what_leads_nowhere_is_told_without_addresses(
     assert (row["answer"], row["error"]) == (None, "the name has no address")
 
 
-def test_all_of_a_project_is_one_stream(client: TestClient, sessions: Sessions) -> None:
+def test_all_of_a_project_is_one_stream(client: TestClient, database: Sessions) -> None:
     first, second = ordered(client), ordered(client)
     client.post(f"/v1/jobs/{first}/cancel")
     found = until(lambda: (all_ := client.get("/v1/events").json()["data"]) and len(all_) == 4 and all_)
@@ -278,11 +271,11 @@ def test_all_of_a_project_is_one_stream(client: TestClient, sessions: Sessions) 
     ) as stream:
         lines = stream.iter_lines()
         assert next(line for line in lines if line.startswith("id:")) == "id: 4"
-        with sessions.write() as session:
+        with database.write() as session:
             jobs.cancel(session, orders.PROJECT, second, "discard")
         assert next(line for line in lines if line.startswith("id:")) == "id: 5"
 
 
-def hurry(sessions: Sessions) -> None:
-    with sessions.write() as session:
+def hurry(database: Sessions) -> None:
+    with database.write() as session:
         session.execute(update(Delivery).where(Delivery.status == "pending").values(available_at=db_now()))
