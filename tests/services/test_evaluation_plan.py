@@ -1,14 +1,11 @@
 """What a plan finds wrong with what is to be measured, and orders whose answers are numbers."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from sqlalchemy.orm import Session
 
 from app.catalog.spec import LOSSES, JobSpec
-from app.db.session import Sessions
-from app.db.tables import Project
 from app.errors import Invalid
 from app.intake.profile import Profile
 from app.services import datasets
@@ -25,20 +22,13 @@ NUMBERS: dict[str, Any] = {
 
 
 @pytest.fixture
-def shop(sqlite_url: str) -> Iterator[Session]:
-    sessions = Sessions(sqlite_url)
-    with sessions.write() as session:
-        session.add(Project(id=orders.PROJECT, name="default"))
-        session.flush()
-        orders.stock(session)
-        orders.worker(session)
-        _houses(session)
-        orders.teacher(
-            session, name="valuer", task="tabular_regression", labels=["value"],
-            preprocessing={"features": [{"name": "rooms"}, {"name": "area"}]},
-        )  # fmt: skip
-        yield session
-    sessions.close()
+def shop(shop: Session) -> Session:
+    _houses(shop)
+    orders.teacher(
+        shop, name="valuer", task="tabular_regression", labels=["value"],
+        preprocessing={"features": [{"name": "rooms"}, {"name": "area"}]},
+    )  # fmt: skip
+    return shop
 
 
 def _houses(session: Session) -> None:

@@ -1,7 +1,6 @@
 """What a plan finds wrong, each with its pointer and its way out, before a job exists."""
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,8 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.catalog.spec import JobSpec
-from app.db.session import Sessions
-from app.db.tables import Dataset, Project
+from app.db.tables import Dataset
 from app.errors import (
     DatasetTooSmall,
     Invalid,
@@ -25,18 +23,6 @@ from app.errors import (
 from app.services.planning.plan import Plan, plan, resolve
 from app.settings import Settings
 from tests import orders
-
-
-@pytest.fixture
-def shop(sqlite_url: str) -> Iterator[Session]:
-    sessions = Sessions(sqlite_url)
-    with sessions.write() as session:
-        session.add(Project(id=orders.PROJECT, name="default"))
-        session.flush()
-        orders.stock(session)
-        orders.worker(session)
-        yield session
-    sessions.close()
 
 
 def planned(shop: Session, **changes: Any) -> Plan:

@@ -1,6 +1,5 @@
 """What a plan says of losses: whom they need, what they cannot have, and what is known to go wrong."""
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -8,8 +7,7 @@ import pytest
 from sqlalchemy.orm import Session
 
 from app.catalog.spec import ARCHITECTURES, LOSSES, JobSpec, PinnedModel
-from app.db.session import Sessions
-from app.db.tables import ModelLayers, ModelVersion, Project
+from app.db.tables import ModelLayers, ModelVersion
 from app.errors import Invalid
 from app.services.planning.checks import Check, Checks
 from app.services.planning.loss_advice import _about_families
@@ -24,18 +22,11 @@ NAMED: dict[str, Any] = {"kind": "fitnet", "weight": 100, "pairs": [["layers.0",
 
 
 @pytest.fixture
-def shop(sqlite_url: str) -> Iterator[Session]:
-    sessions = Sessions(sqlite_url)
-    with sessions.write() as session:
-        session.add(Project(id=orders.PROJECT, name="default"))
-        session.flush()
-        orders.stock(session)
-        orders.worker(session)
-        network(session, "net", "mlp", parameters=300)
-        network(session, "convnet", "resnet", parameters=300)
-        network(session, "encoder", "bert", "attentions", "values", parameters=300)
-        yield session
-    sessions.close()
+def shop(shop: Session) -> Session:
+    network(shop, "net", "mlp", parameters=300)
+    network(shop, "convnet", "resnet", parameters=300)
+    network(shop, "encoder", "bert", "attentions", "values", parameters=300)
+    return shop
 
 
 def network(session: Session, name: str, family: str, *gives: str, **changes: Any) -> str:

@@ -1,6 +1,5 @@
 """What a plan makes of teachers' classes, of jobs without teachers, of first weights and of schemes."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -8,8 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.catalog.spec import JobSpec, Resolved
-from app.db.session import Sessions
-from app.db.tables import JobReference, Project
+from app.db.tables import JobReference
 from app.errors import Invalid, InvalidSpec, LabelMismatch, ShapeMismatch, UnknownReference, WillNotFit
 from app.services.planning.plan import Plan, plan, resolve
 from app.settings import Settings
@@ -18,17 +16,6 @@ from tests import orders
 MUTUAL = {"kind": "mutual"}
 EMA = {"kind": "self_ema"}
 ALONE: dict[str, Any] = {"teachers": [], "scheme": MUTUAL}
-
-
-@pytest.fixture
-def shop(sqlite_url: str) -> Iterator[Session]:
-    sessions = Sessions(sqlite_url)
-    with sessions.write() as session:
-        session.add(Project(id=orders.PROJECT, name="default"))
-        session.flush()
-        orders.stock(session)
-        yield session
-    sessions.close()
 
 
 def planned(shop: Session, **changes: Any) -> Plan:

@@ -1,6 +1,5 @@
 """What a plan says of augmentation, of views, and of how teachers' answers are stored."""
 
-from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -9,8 +8,6 @@ from sqlalchemy.orm import Session
 
 from app.catalog.spec import JobSpec, Resolved
 from app.catalog.tasks.image_classification.preprocessing import plain
-from app.db.session import Sessions
-from app.db.tables import Project
 from app.errors import Invalid, InvalidSpec
 from app.intake.profile import Profile
 from app.services import datasets, models
@@ -28,17 +25,11 @@ RESNET = {"kind": "resnet", "embedding_size": 4, "hidden_sizes": [4], "depths": 
 
 
 @pytest.fixture
-def shop(sqlite_url: str) -> Iterator[Session]:
-    sessions = Sessions(sqlite_url)
-    with sessions.write() as session:
-        session.add(Project(id=orders.PROJECT, name="default"))
-        session.flush()
-        orders.stock(session)
-        orders.teacher(session, name="erudite", labels=MANY)
-        pictures(session)
-        painter(session)
-        yield session
-    sessions.close()
+def shop(shop: Session) -> Session:
+    orders.teacher(shop, name="erudite", labels=MANY)
+    pictures(shop)
+    painter(shop)
+    return shop
 
 
 def pictures(session: Session, rows: int = 60) -> None:
