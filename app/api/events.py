@@ -81,5 +81,6 @@ async def _stream(
                 data = json.dumps(_render(one))
                 yield format_sse_event(data_str=data, event=one.event.type, id=str(one.place))
             seen = found[-1].place
+        seen = max(seen, newest)  # of other types, and not to be looked at again
         if not await watcher.changed(project_id, newest, KEEPALIVE_S):
             yield format_sse_event(comment="still here")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 from standardwebhooks import Webhook as Verifier
 from standardwebhooks import WebhookVerificationError
 
@@ -17,8 +18,9 @@ from app.db.dialect import db_now
 from app.db.session import Sessions
 from app.db.tables import Delivery
 from app.main import create_app
-from app.services import courier, jobs
+from app.services import courier, jobs, outbox
 from app.services.deliveries import AT_ONCE, WAITS_S
+from app.services.outbox import Placed
 from app.settings import Settings
 from tests import orders
 
@@ -274,6 +276,34 @@ def test_all_of_a_project_is_one_stream(client: TestClient, database: Sessions) 
         with database.write() as session:
             jobs.cancel(session, orders.PROJECT, second, "discard")
         assert next(line for line in lines if line.startswith("id:")) == "id: 5"
+
+
+def test_a_stream_of_few_types_never_reads_the_rest_again(
+    client: TestClient, database: Sessions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, read = list[int](), outbox.stream
+
+    def note(session: Session, project_id: str, after: int, *rest: Any) -> list[Placed]:
+        asked.append(after)
+        return read(session, project_id, after, *rest)
+
+    job = ordered(client)
+    until(lambda: client.get("/v1/events").json()["data"])
+    monkeypatch.setattr(outbox, "stream", note)
+
+    def cancel() -> None:
+        until(lambda: asked)
+        with database.write() as session:
+            jobs.cancel(session, orders.PROJECT, job, "discard")
+
+    cancelling = threading.Thread(target=cancel)
+    cancelling.start()
+    headers = {"accept": "text/event-stream"}
+    with client.stream("GET", "/v1/events?type=job.ended", headers=headers) as stream:
+        assert next(line for line in stream.iter_lines() if line.startswith("id:")) == "id: 3"
+    cancelling.join()
+    assert asked[0] == 0
+    assert 0 not in asked[1:]
 
 
 def hurry(database: Sessions) -> None:
