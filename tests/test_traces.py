@@ -12,11 +12,17 @@ import httpx
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from pydantic import SecretStr
+from sqlalchemy import select
 
+from app.db.session import Sessions
+from app.db.tables import Job, SweepTrial
+from app.settings import Settings
 from tests.intake import checkpoints, samples
 from tests.test_flow import KEY, ask, ended
+from tests.waiting import until
 
 CLIENTS = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+OTHERS = "00-11111111111111111111111111111111-2222222222222222-01"
 PHASES = ("validate", "fetch", "preflight", "signals", "train", "evaluate", "export", "register")
 
 
@@ -66,7 +72,7 @@ def collector() -> Iterator[Collected]:
 
 
 def test_one_trace_from_the_order_to_the_end(
-    service: Callable[..., httpx.Client], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    service: Callable[..., httpx.Client], settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with collector() as collected:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collected.url)
@@ -86,12 +92,14 @@ def test_one_trace_from_the_order_to_the_end(
         assert accepted.status_code == 202, accepted.text
         job = ended(client, accepted.json())
         assert job["status"] == "succeeded", job["error"]
+        order_sweep(client, spec)
         for headers in ({}, {"traceparent": CLIENTS}):
             asked = {"inputs": [row]}
             answer = client.post("/v1/models/iris-tiny/predict", json=asked, headers=headers)
             assert answer.status_code == 200, answer.text
-        _until(lambda: len(collected.named("POST /v1/models/{reference}/predict")) == 1)
-        _until(lambda: collected.named("attempt") and collected.named("delivery"))
+        until(lambda: len(collected.named("POST /v1/models/{reference}/predict")) == 1)
+        until(lambda: collected.named("attempt") and collected.named("delivery"))
+        until(lambda: collected.named("trial"))
 
     order = collected.one("POST /v1/jobs")
     assert order.trace_id.hex() == CLIENTS.split("-")[1]
@@ -105,6 +113,15 @@ def test_one_trace_from_the_order_to_the_end(
     services = {span.name: collected.services[span.span_id.hex()] for span in trace}
     assert (services["POST /v1/jobs"], services["train"]) == ("stillhouse-api", "stillhouse-job")
 
+    trial = collected.one("trial")
+    assert trial.trace_id.hex() == OTHERS.split("-")[1]
+    assert _name_of(collected, trial.parent_span_id.hex()) == "POST /v1/sweeps"
+    sessions = Sessions(settings.database_url)
+    with sessions.read() as session:
+        parent = session.scalar(select(Job.traceparent).join(SweepTrial, SweepTrial.job_id == Job.id))
+    sessions.close()
+    assert (parent or "").split("-")[1:3] == [trial.trace_id.hex(), trial.span_id.hex()]
+
     attempt = collected.one("attempt")
     assert order.start_time_unix_nano < attempt.start_time_unix_nano
     assert collected.one("register").end_time_unix_nano <= attempt.end_time_unix_nano
@@ -116,6 +133,16 @@ def test_one_trace_from_the_order_to_the_end(
     lines = [line for line in log.splitlines() if order.trace_id.hex() in line]
     assert any('"event": "attempt started"' in line or '"route": "/v1/jobs"' in line for line in lines)
     assert any('"event": "phase started"' in line for line in lines)
+
+
+def order_sweep(client: httpx.Client, spec: dict[str, Any]) -> None:
+    """Of one trial, which no worker here can take."""
+    order = {
+        "spec": {**spec, "losses": {"preset": "hinton"}, "resources": {"accelerator": "cuda"}},
+        "space": {"/losses/temperature": {"kind": "float", "low": 1, "high": 8}},
+        "budget": {"trials": 1},
+    }
+    ask(client, "POST", "/v1/sweeps", json=order, headers={"traceparent": OTHERS})
 
 
 def _order(client: httpx.Client, folder: Path) -> tuple[dict[str, Any], dict[str, object]]:
@@ -141,12 +168,3 @@ def _order(client: httpx.Client, folder: Path) -> tuple[dict[str, Any], dict[str
 
 def _name_of(collected: Collected, span_id: str) -> str:
     return collected.spans[span_id].name if span_id in collected.spans else "outside"
-
-
-def _until(what: Callable[[], object]) -> None:
-    waiting = threading.Event()
-    for _ in range(200):
-        if what():
-            return
-        waiting.wait(0.05)
-    raise AssertionError("it did not happen in time")

@@ -12,6 +12,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app import traces
 from app.db.dialect import db_now
 from app.db.tables import Sweep, SweepTrial
 from app.errors import (
@@ -154,7 +155,10 @@ class _Step:
         assert parameters is not None  # there is room only while there are other values
         trial = SweepTrial(sweep_id=self._sweep.id, number=number, parameters=parameters)
         try:
-            with self._session.begin_nested():
+            with (
+                traces.span("trial", self._sweep.traceparent, sweep_id=self._sweep.id, number=number),
+                self._session.begin_nested(),
+            ):
                 spec = seen.order.trial(self._sweep.id, number, parameters)
                 job = submission.submit(self._session, self._settings, self._sweep.project_id, spec)
             trial.job_id, trial.student_parameters = job.id, job.resolved["parameters"]

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from app import traces
 from app.catalog.measures import LOWER_IS_BETTER
 from app.catalog.sweep import Against, SweepSpec
 from app.db.dialect import TERMINAL, db_now
@@ -166,6 +167,7 @@ def _insert(session: Session, project_id: str, order: SweepSpec, sent: Json, res
         name=order.name or order.spec.name,
         spec=sent,
         resolved=resolved,
+        traceparent=traces.current(),
         seed=order.seed,
         metric=None if order.objective.metric == "auto" else order.objective.metric,
         deadline_at=None if hours is None else db_now(hours * 3600),

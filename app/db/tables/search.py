@@ -34,6 +34,7 @@ class Sweep(Base):
     name: Mapped[str]
     spec: Mapped[Json]  # catalog.sweep.SweepSpec, as it was sent
     resolved: Mapped[Json]  # the same with its own defaults, and with what the job spec points at pinned
+    traceparent: Mapped[str | None] = mapped_column(String(64))  # W3C's, of the request that ordered it
     seed: Mapped[int] = mapped_column(BigInteger)
     metric: Mapped[str | None] = mapped_column(String(64))  # None: not known before a trial has measured
     status: Mapped[str] = mapped_column(String(16), default="running")
