@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 from PIL import Image
+from pydantic import SecretStr
 
 from app.catalog.base import Bundle
 from app.catalog.spec import ARCHITECTURES, EXPORTS, TASKS
@@ -27,9 +28,10 @@ from app.serving.student import OnnxStudent
 from app.settings import Settings
 from app.wiring import assemble
 from harness.load import Load, post, put_under_load
-from harness.servers import embedded, service
+from harness.servers import embedded, free_port, service
 
 ROUNDS, SECONDS = 4, 2.0
+KEY = f"sh_key_{'k' * 43}"
 LABELS = [str(digit) for digit in range(10)]
 IMAGES = {"channels": 1, "size": [32, 32], "resize": [32, 32], "mean": [0.5], "std": [0.5]}
 
@@ -89,11 +91,14 @@ def publish(settings: Settings, bundle: Bundle, folder: Path) -> None:
 def measure(settings: Settings, bundle: Bundle, file: Path) -> None:
     body = {"model": "small@champion", "inputs": [base64.b64encode(picture()).decode()], "top_k": 3}
     request = post("/predict", json.dumps(body).encode(), "application/json")
+    keyed = request.replace(b"\r\n", f"\r\nAuthorization: Bearer {KEY}\r\n".encode(), 1)
+    limits = {"bootstrap_key": SecretStr(KEY), "rate_limit_predictions": "1000000/second"}
+    locked = settings.model_copy(update=limits | {"port": free_port()})
     student, parts = OnnxStudent(file, settings.serving_threads), assemble(settings)
     with parts.sessions.read() as session:
         found = find(session, DEFAULT_PROJECT, "small")
     rounds: dict[str, list[Load]] = {}
-    with service(settings) as running:
+    with service(settings) as running, service(locked) as guarded:
         ways: dict[str, Callable[[], Load]] = {
             "bare ONNX Runtime, one thread asking": lambda: called(lambda: student(bundle.sample)),
             "with decoding and labels, in process": lambda: called(
@@ -102,8 +107,14 @@ def measure(settings: Settings, bundle: Bundle, file: Path) -> None:
             "POST /predict, 1 connection": lambda: put_under_load(
                 running.port, request, connections=1, seconds=SECONDS
             ),
+            "the same with a key and rate limits": lambda: put_under_load(
+                guarded.port, keyed, connections=1, seconds=SECONDS
+            ),
             "POST /predict, 16 connections": lambda: put_under_load(
                 running.port, request, connections=16, seconds=SECONDS
+            ),
+            "the same with a key and rate limits ": lambda: put_under_load(
+                guarded.port, keyed, connections=16, seconds=SECONDS
             ),
         }
         picture_bytes = picture()

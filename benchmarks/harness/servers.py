@@ -66,8 +66,10 @@ def free_port() -> int:
 
 @contextmanager
 def service(settings: Settings) -> Iterator[Running]:
-    """`python -m app` with these settings."""
+    """`python -m app` with these settings, the bootstrap key among them."""
     environment = os.environ | settings.environment()
+    if settings.bootstrap_key is not None:
+        environment["STILLHOUSE_BOOTSTRAP_KEY"] = settings.bootstrap_key.get_secret_value()
     with _running([sys.executable, "-m", "app"], environment, settings.port, "/readyz") as running:
         yield running
 

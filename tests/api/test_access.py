@@ -267,7 +267,7 @@ def test_writes_and_denials_are_written_down_with_who_and_what(
     assert told == [
         ("DELETE", "/v1/jobs/{job_id}", "/v1/jobs/job_0", 403, "forbidden"),
         ("POST", "/v1/jobs/{job_id}/cancel", "/v1/jobs/job_0/cancel", 404, "not_found"),
-        ("POST", "/v1/webhooks", "/v1/webhooks", 201, None),
+        ("POST", "/v1/webhooks", sent.headers["location"], 201, None),
         ("POST", "/v1/keys", key_path, 201, None),
     ]
     assert key_path.startswith("/v1/keys/key_")
