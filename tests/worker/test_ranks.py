@@ -147,6 +147,71 @@ def test_no_rank_outlives_a_first_one_that_is_killed(workshop: Workshop, expert:
         until(lambda: not any(Path(f"/proc/{one}/stat").exists() for one in followers))
 
 
+MISHAPS = """
+import sys
+from pathlib import Path
+
+import torch
+
+from app.errors import NumericDivergence
+from worker.engine.ranks import Ranks
+
+rank = int(sys.argv[1])
+ranks = Ranks(rank, 2, torch.device("cpu"), Path(sys.argv[2]))
+
+def told(on, error):
+    def find():
+        if rank == on:
+            raise error
+        return 7
+    return lambda: ranks.told(find)
+
+def together(on, error):
+    def do():
+        with ranks.together():
+            if rank == on:
+                raise error
+    return do
+
+exhausted, diverged = torch.OutOfMemoryError(), NumericDivergence("x")
+for what in (told(0, exhausted), told(0, diverged), told(1, exhausted), together(1, exhausted),
+             together(0, MemoryError()), together(1, diverged), together(2, exhausted)):
+    try:
+        print(what())
+    except (NumericDivergence, RuntimeError, MemoryError) as error:
+        print(type(error).__name__.replace("OutOfMemoryError", "MemoryError"))
+ranks.close()
+"""
+
+
+def test_a_mishap_of_one_rank_is_a_mishap_of_all(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", MISHAPS, str(rank), str(tmp_path / "meeting")],
+            stdout=subprocess.PIPE,
+            env=os.environ | {"GLOO_SOCKET_IFNAME": "lo"},
+            text=True,
+        )
+        for rank in (0, 1)
+    ]
+    try:
+        said = [process.communicate(timeout=PATIENCE_S)[0].split() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    heard = [
+        "MemoryError",
+        "NumericDivergence",
+        "7",
+        "MemoryError",
+        "MemoryError",
+        "NumericDivergence",
+        "None",
+    ]
+    assert said == [heard, heard]
+
+
 def until(what: Any) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not what():

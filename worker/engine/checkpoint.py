@@ -164,14 +164,19 @@ class Checkpoints:
         and training goes on."""
         over = standing.name in self._runs
         step = self._over_steps() + (0 if over else standing.progress.step)
-        if not self._keeps or step <= self._newest or not standing.sound:
+        if not self._keeps or step <= self._newest:
             return
         begun = self._clock()
         try:
-            with traces.span("checkpoint", step=step):
-                self._write(standing, step, over=over)
-            self._newest, self._warned = step, False
+            if standing.sound:
+                with traces.span("checkpoint", step=step):
+                    self._write(standing, step, over=over)
+                self._newest, self._warned = step, False
         except (OSError, Unavailable, BlobCorrupt) as error:
+            self._warn(step, error)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
             self._warn(step, error)
         finally:
             self.pace.saved(begun)

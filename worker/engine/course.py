@@ -262,7 +262,8 @@ class Course:
         beginning = standing.copy()
 
         def attempt() -> list[Trained]:
-            kept.restore(standing, beginning)
+            with self._ranks.together():
+                kept.restore(standing, beginning)
             watch = self._watch(name, seed, (progress.step, progress.samples))
             watch.log_losses = standing.log_losses
             if progress.best[-1].step:

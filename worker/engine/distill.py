@@ -212,8 +212,9 @@ def distill(
             epoch = moment.epoch
             terms = [learner.begin(epoch, lesson.stages[moment.stage].places) for learner in learners]
             sums = done.sums_since(moment.step, terms[-1].weights)
-        seen, values = lesson.inputs(moment.index, epoch), torch.zeros_like(sums)
+        values = torch.zeros_like(sums)
         with ranks.sharing(learners, values, finish):
+            seen = lesson.inputs(moment.index, epoch)
             for part in ranks.own(seen, (training.seed, moment.step)).parts(training.micro_batch_size):
                 heard = (
                     lesson.teaching.hear(part, moment.step) if lesson.teaching else Heard.nothing(moment.step)
@@ -225,9 +226,10 @@ def distill(
                     found = learner.add_gradients(those, answer, what, part, shares)
                 values += found
         sums += values
-        for learner in learners:
-            learner.step(moment.lr * rate)
-        lesson.company.stepped()
+        with ranks.together():
+            for learner in learners:
+                learner.step(moment.lr * rate)
+            lesson.company.stepped()
 
         done.step, done.samples = moment.step + 1, done.samples + len(seen)
         done.seconds = time.monotonic() - begun
@@ -277,7 +279,8 @@ def _measure(
     ranks.align(students)
     for student, best in zip(students, done.best, strict=True):
         measured = ranks.told(partial(lesson.validate, student))
-        better = best.replaced_by(student, done.step, measured)
+        with ranks.together():
+            better = best.replaced_by(student, done.step, measured)
     done.measured = done.step
     watch.reading("validation", done.step, measured)
     if better:

@@ -4,7 +4,8 @@ take the same step.
 Rank 0 is the attempt's own process, and the only one that writes. The gradients of the parts are added up, so
 that a step is that of the whole batch; what compares the rows of a batch, batch norm among it, sees those of
 its own rank. What rank 0 is told (`finish`) and a loss that is no finite number travel with the gradients, so
-that all ranks stop at the same step.
+that all ranks stop at the same step; and wherever else memory may run out on one rank alone, all are told
+before they go on. What is no such mishap ends the process, and with it all ranks.
 """
 
 import threading
@@ -53,6 +54,9 @@ class OneRank:
     def enough(self, finish: threading.Event) -> bool:
         return finish.is_set()
 
+    def together(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
     def align(self, modules: Sequence[nn.Module]) -> None: ...
 
     def told(self, find: Callable[[], T]) -> T:
@@ -77,6 +81,42 @@ def met(device: torch.device, meeting: Meeting | None) -> "Iterator[Ranks | OneR
     ranks.close()
 
 
+class Mishap:
+    """What a job can go on from with less of something, if all ranks do."""
+
+    error: Exception | None = None
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        try:
+            yield
+        except NumericDivergence as error:
+            self.error = error
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            self.error = error
+
+    @property
+    def told(self) -> list[bool]:
+        """Whether a loss was no finite number, and whether memory ran out."""
+        diverged = isinstance(self.error, NumericDivergence)
+        return [diverged, self.error is not None and not diverged]
+
+    def share(self, diverged: bool, exhausted: bool) -> None:
+        """Raises it, or what has happened to another rank."""
+        error, self.error = self.error, None
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error  # its frames hold memory, and this one would hold it
+        if diverged:
+            raise NumericDivergence("On another device a loss became no finite number.")
+        if exhausted:
+            raise torch.OutOfMemoryError("another device ran out of memory")
+
+
 class Ranks:
     """One rank of several. rendezvous: a file in a folder that they share."""
 
@@ -84,7 +124,7 @@ class Ranks:
         self.rank, self.size, self._device = rank, size, device
         self._over, self._alike = False, False
         store = distributed.FileStore(str(rendezvous), size)  # type: ignore[attr-defined]
-        backend = "nccl" if device.type == "cuda" else "gloo"
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=PATIENCE)
 
     @property
@@ -113,21 +153,14 @@ class Ranks:
         When a loss was no finite number on one of them, or its memory ran out, it is raised on all. Raises
         PeerLost.
         """
-        failed: Exception | None = None
-        try:
+        mishap = Mishap()
+        with mishap.caught():
             yield
-        except NumericDivergence as error:
-            failed = error
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-            failed = error
         learned = [one for learner in learners for one in learner.learned if one.requires_grad]
         for one in learned:
             if one.grad is None:
                 one.grad = torch.zeros_like(one)
-        diverged = isinstance(failed, NumericDivergence)
-        told = torch.tensor([diverged, failed is not None, finish.is_set()], device=self._device).float()
+        told = torch.tensor([*mishap.told, finish.is_set()], device=self._device).float()
         parts = [one.grad for one in learned if one.grad is not None] + [values, told]
         flat = torch.cat([part.reshape(-1) for part in parts])
         self._collect(partial(distributed.all_reduce, flat))
@@ -135,20 +168,25 @@ class Ranks:
             flat[: -len(told)] /= self.size
         for part, total in zip(parts, torch.split(flat, [part.numel() for part in parts]), strict=True):
             part.copy_(total.view_as(part))
-        any_diverged, any_failed, over = told.tolist()
+        diverged, exhausted, over = told.tolist()
         self._over = bool(over)
         if over:
             finish.set()
-        if failed is not None:
-            raise failed
-        if any_diverged:
-            raise NumericDivergence("On another device a loss became no finite number.")
-        if any_failed:
-            raise torch.OutOfMemoryError("another device ran out of memory")
+        mishap.share(bool(diverged), bool(exhausted))
 
     def enough(self, finish: threading.Event) -> bool:
         """Whether rank 0 was told to finish before the last step."""
         return self._over
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """A mishap inside, on any rank, is raised on all. Raises PeerLost."""
+        mishap = Mishap()
+        with mishap.caught():
+            yield
+        told = torch.tensor(mishap.told).float()  # on the CPU: nobody waits for a GPU
+        self._collect(partial(distributed.all_reduce, told))
+        mishap.share(*(bool(one) for one in told))
 
     def align(self, modules: Sequence[nn.Module]) -> None:
         """Buffers, as batch norm's running means, become those of rank 0."""
@@ -157,11 +195,15 @@ class Ranks:
                 self._collect(partial(distributed.broadcast, buffer, 0))
 
     def told(self, find: Callable[[], T]) -> T:
-        """What rank 0 finds."""
-        box: list[Any] = [find() if self.first else None]
+        """What rank 0 finds; its mishap is raised on all."""
+        mishap, found = Mishap(), None
+        with mishap.caught():
+            found = find() if self.first else None
+        box: list[Any] = [found, *mishap.told]
         self._collect(partial(distributed.broadcast_object_list, box, 0, device=self._device))
-        found: T = box[0]
-        return found
+        heard: T = box[0]
+        mishap.share(*box[1:])
+        return heard
 
     def _collect(self, what: Callable[[], object]) -> None:
         try:
