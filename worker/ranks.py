@@ -21,7 +21,7 @@ import structlog
 
 from app.errors import NumericDivergence, OutOfMemory
 from app.logs import configure_logs
-from app.services import jobs
+from app.services import jobs, surroundings
 from app.services.exit_codes import AWAY, CRASHED, LEASE_LOST, NO_ROOM, ORPHANED
 from app.services.scratch import attempt_folder
 from app.settings import Settings
@@ -85,7 +85,11 @@ def follow(settings: Settings, job_id: str, attempt: int, meeting: tuple[int, in
 @contextmanager
 def _followers(size: int) -> Iterator[None]:
     started = [
-        subprocess.Popen([sys.executable, "-m", *_own(), "--rank", str(rank)], stdin=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-m", *_own(), "--rank", str(rank)],
+            stdin=subprocess.PIPE,
+            env=surroundings.of_a_rank(os.environ),
+        )
         for rank in range(1, size)
     ]
     over = threading.Event()
@@ -99,6 +103,8 @@ def _followers(size: int) -> Iterator[None]:
         over.set()
         for process in started:
             process.kill()  # those that have followed to the end are gone already
+            assert process.stdin is not None
+            process.stdin.close()
 
 
 def _own() -> list[str]:

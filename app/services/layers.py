@@ -23,7 +23,7 @@ from app.db.dialect import db_now
 from app.db.tables import ModelLayers, ModelVersion
 from app.errors import UnknownLayer
 from app.ports.parts import Parts
-from app.settings import Settings
+from app.services import surroundings
 
 TOO_LONG_S = 60.0  # for one listing
 ALONE_S = 90.0  # that its worker is left alone with it; another one may try when it is over
@@ -77,7 +77,7 @@ def serve(parts: Parts, stopping: threading.Event) -> None:
             version = _claim(session)
         if version is None:
             return
-        answer = _ask(parts.settings, version, stopping)
+        answer = _ask(version, stopping)
         with parts.sessions.write() as session:
             _store(session, version.id, answer)
         log.info("layers listed", version=version.id, error=answer.get("error"))
@@ -122,13 +122,13 @@ def _claim(session: Session) -> ModelVersion | None:
     return None if taken is None else session.get_one(ModelVersion, taken)
 
 
-def _ask(settings: Settings, version: ModelVersion, stopping: threading.Event) -> Json:
+def _ask(version: ModelVersion, stopping: threading.Event) -> Json:
     """{"layers": [...]}, {"error": why}, or nothing from a process that did not come to an end."""
     said = {key: getattr(version, key) for key in ("format", "family", "task", "details", "input", "labels")}
     process = subprocess.Popen(
         [sys.executable, "-m", "worker.layers"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-        env={**settings.without_secrets(os.environ), **OFFLINE}, text=True, start_new_session=True,
+        env={**surroundings.of_a_stranger(os.environ), **OFFLINE}, text=True, start_new_session=True,
     )  # fmt: skip
     given: str | None = json.dumps(said)
     deadline = time.monotonic() + TOO_LONG_S
