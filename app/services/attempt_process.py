@@ -33,6 +33,11 @@ RELEASE_S = (
 RETRY_S = 0.5  # between two tries to write an end while the database is away
 GIVE_UP_S = 3.0  # of such tries by a worker that is going away; then the lease runs out
 PAUSED = "paused by its user"
+OUT_OF_GPU = "its project's GPU seconds of this month are used up"
+OUT_OF_GPU_TOLD = (
+    "The project's quota max_gpu_s is used up: the job saves a checkpoint and waits in the queue until the "
+    "next month begins (UTC) or the operator allows more."
+)
 LACKED = {  # by how it ended: what an attempt lacked, which is not the job's fault
     AWAY: "the database or the object store did not answer",
     LEASE_LOST: "its process took the job for another attempt's",
@@ -124,12 +129,24 @@ class Attempt:
             self._tell("finish")
         elif orders.desired == "pause":
             self._ask_to_leave(PAUSED)
+        elif orders.desired == "run" and orders.out_of_gpu:
+            self._leave_to_wait()
         return orders.desired != "cancel"
 
     def _ask_to_leave(self, why: str) -> None:
         if self._leaves_by is None:
             self._leaves_by, self._leaves_because = time.monotonic() + LEAVE_S, why
             self._tell("leave")
+
+    def _leave_to_wait(self) -> None:
+        """For its project may take no GPU any more; what has been learned is kept."""
+        if self._leaves_by is not None:
+            return
+        about = {"kind": "quota", "quota": "max_gpu_s"}
+        with suppress(LeaseLost, *OUTAGES), self._parts.sessions.write() as session:
+            jobs.note(session, self._job_id, self._attempt, type="warning", level="warning", phase=None,
+                      message=OUT_OF_GPU_TOLD, data=about)  # fmt: skip
+        self._ask_to_leave(OUT_OF_GPU)
 
     def _has_overstayed(self) -> bool:
         return self._leaves_by is not None and time.monotonic() > self._leaves_by

@@ -1,9 +1,10 @@
 """Who is next: which queued job a worker takes.
 
 Higher priorities go first; among equals the project with the fewest running jobs, and then the oldest job. A
-project at its `max_running_jobs` waits. A claim finds out whose turn it is by a few index lookups for each
-project, and takes a job of theirs by one guarded UPDATE that skips what others hold. Two claims at the same
-moment may count the same running jobs, but they never get the same job nor exceed a quota.
+project at its `max_running_jobs` waits, and so do its jobs for a GPU once its `max_gpu_s` are used up. A
+claim finds out whose turn it is by a few index lookups for each project, and takes a job of theirs by one
+guarded UPDATE that skips what others hold. Two claims at the same moment may count the same running jobs, but
+they never get the same job nor exceed `max_running_jobs`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from sqlalchemy import (
     Select,
     String,
     Subquery,
+    and_,
     bindparam,
     case,
     delete,
@@ -37,6 +39,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from app.db.dialect import db_now
 from app.db.tables import Job, MetricPoint, Project
 from app.failpoints import failpoint
+from app.services import quotas
 from app.services.phases import PHASES, pending
 from app.services.transitions import Note, change, changing, write_events
 
@@ -93,6 +96,11 @@ def ready(job: Any) -> list[ColumnElement[bool]]:
     return [job.status == QUEUED, job.available_at <= db_now()]
 
 
+def no_gpu_left(job: Any) -> ColumnElement[bool]:
+    """Whether it may take a GPU and its project is one of those `barred` from them."""
+    return and_(job.accelerator != "cpu", job.project_id.in_(bindparam("barred", expanding=True)))
+
+
 def running_jobs() -> Subquery:
     """(project_id, count) of the projects that have any."""
     jobs = _jobs.c
@@ -101,10 +109,14 @@ def running_jobs() -> Subquery:
 
 
 def _turns(session: Session, room: Room) -> Sequence[Row[Any]]:
-    """(project_id, accelerator, priority, quota) of the jobs that could be claimed, best first."""
+    """(project_id, accelerator, priority, quota, gpu_quota) of the jobs that could be claimed, best first."""
     if not room.any_free:
         return []
-    return session.execute(_look(tuple(room.free.items())), {"kept": _kept_for(session, room)}).all()
+    look, given = _look(tuple(room.free.items())), {"kept": _kept_for(session, room)}
+    turns = session.execute(look, {**given, "barred": []}).all()
+    if all(turn.gpu_quota is None or turn.accelerator == "cpu" for turn in turns):
+        return turns
+    return session.execute(look, {**given, "barred": quotas.without_gpu(session)}).all()
 
 
 @cache  # to build it takes ten times as long as to run it
@@ -113,12 +125,13 @@ def _look(free: tuple[tuple[str, int], ...]) -> Select[*tuple[Any, ...]]:
     head = union_all(*(_heads(accelerator, slots) for accelerator, slots in free if slots)).subquery("head")
     running = running_jobs()
     count, quota = func.coalesce(running.c.count, 0), _projects.c.max_running_jobs
+    quotas_of = quota.label("quota"), _projects.c.max_gpu_s.label("gpu_quota")
     return (
-        select(head.c.project_id, head.c.accelerator, head.c.priority, quota.label("quota"))
+        select(head.c.project_id, head.c.accelerator, head.c.priority, *quotas_of)
         .join(_projects, _projects.c.id == head.c.project_id)
         .outerjoin(running, running.c.project_id == head.c.project_id)
         .where(head.c.id.is_not(None), head.c.priority > bindparam("kept", type_=Integer))
-        .where(or_(quota.is_(None), count < quota))
+        .where(or_(quota.is_(None), count < quota), ~no_gpu_left(head.c))
         .order_by(head.c.priority.desc(), count, head.c.created_at, head.c.id)
         .limit(TURNS)
     )
@@ -166,7 +179,8 @@ def _kept_for(session: Session, room: Room) -> int:
     may_run = or_(quota.is_(None), func.coalesce(running.c.count, 0) < quota)
     first = select(func.max(Job.priority)).join(Project, Project.id == Job.project_id)
     first = first.outerjoin(running, running.c.project_id == Job.project_id)
-    kept = session.scalar(first.where(*waits, may_run))
+    barred = {"barred": quotas.without_gpu(session)}
+    kept = session.scalar(first.where(*waits, may_run, ~no_gpu_left(Job)), barred)
     return NOBODY if kept is None else kept
 
 

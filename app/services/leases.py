@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
-from app.db.tables import Event, Job
+from app.db.tables import Event, Job, Project
 from app.errors import Poison
 from app.services import phases, usage
 from app.services.attempt_logs import tail
@@ -31,16 +31,21 @@ from app.services.transitions import (
 BACKOFF_S = 5.0  # doubled with each attempt that got no further
 AWAY_S, AWAY_MOST_S = 15.0, 300.0  # before a job whose database or store was away is tried again
 LEAVING = "its worker is shutting down"
+_MAX_GPU_S = select(Project.max_gpu_s).where(Project.id == Job.project_id).correlate(Job).scalar_subquery()
 
 Json = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Orders:
-    """What a renewal brings back: what the user wants, and whether the job is past its deadline."""
+    """What a renewal brings back: what the user wants, and whether the job is past its deadline.
+
+    out_of_gpu: it is on a GPU, and its project's `max_gpu_s` are used up.
+    """
 
     desired: str
     overdue: bool
+    out_of_gpu: bool = False
 
 
 def silent() -> list[ColumnElement[bool]]:
@@ -61,12 +66,15 @@ def renew(session: Session, job_id: str, attempt: int, lease_s: float) -> Orders
         update(Job)
         .where(*owned_by(job_id, attempt), Job.lease_expires_at > db_now())
         .values(lease_expires_at=db_now(lease_s))
-        .returning(Job.desired, Job.deadline_at <= db_now())
+        .returning(Job.desired, Job.deadline_at <= db_now(), Job.project_id, Job.device, _MAX_GPU_S)
         .execution_options(synchronize_session=False)
     ).one_or_none()
     if row is None:
         raise lost(job_id, attempt)
-    return Orders(desired=row[0], overdue=bool(row[1]))
+    desired, overdue, project_id, device, max_gpu_s = row
+    limited = device == "cuda" and max_gpu_s is not None
+    out_of_gpu = limited and usage.gpu_s_this_month(session, project_id) >= max_gpu_s
+    return Orders(desired, bool(overdue), out_of_gpu)
 
 
 def yield_(session: Session, job_id: str, attempt: int, *, why: str = LEAVING) -> None:

@@ -11,8 +11,10 @@ from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
 from app.db.tables import Job, Project, Worker
-from app.services import workers
-from app.services.claims import QUEUED, running_jobs
+from app.services import quotas, workers
+from app.services.claims import QUEUED, no_gpu_left, running_jobs
+
+OUT_OF_GPU = "the project's GPU seconds of this month are used up; the next one begins anew (UTC)"
 
 Reason = Literal["capacity", "quota", "preempted", "retry"]
 
@@ -38,11 +40,13 @@ def waiting(session: Session, jobs: Sequence[Job]) -> dict[str, Waiting]:
             alike[job.accelerator, job.devices].append(job.id)
     if not alike:
         return {}
-    there = workers.live(session)
+    there, barred = workers.live(session), quotas.without_gpu(session)
     found = {}
     for (accelerator, devices), ids in alike.items():
-        for row in session.execute(_standing(_rivals(there, accelerator, devices)), {"ids": ids}):
-            found[row.id] = Waiting(_reason(row), row.ahead, missing(there, accelerator, devices))
+        given = {"ids": ids, "barred": barred}
+        for row in session.execute(_standing(_rivals(there, accelerator, devices)), given):
+            detail = OUT_OF_GPU if row.barred else missing(there, accelerator, devices)
+            found[row.id] = Waiting(_reason(row), row.ahead, detail)
     return found
 
 
@@ -58,9 +62,10 @@ def ahead_of_new(session: Session, project_id: str, priority: int, accelerator: 
     running = running_jobs()
     here = select(running.c.count).where(running.c.project_id == project_id).scalar_subquery()
     first = select(own + func.coalesce(here, 0)).where(line.c.priority >= priority)
-    turn = session.scalar(first) or 0
+    barred = {"barred": quotas.without_gpu(session)}
+    turn = session.scalar(first, barred) or 0
     before = or_(line.c.priority > priority, and_(line.c.priority == priority, line.c.turn <= turn))
-    return session.scalar(select(func.count()).where(line.c.passes == 1, before)) or 0
+    return session.scalar(select(func.count()).where(line.c.passes == 1, before), barred) or 0
 
 
 def missing(there: Iterable[Worker], accelerator: str, devices: int) -> str | None:
@@ -92,7 +97,8 @@ def _line(rivals: frozenset[str]) -> Subquery:
 
     The place that a job has within its project is how many claims its project gets before its turn comes.
     """
-    available = and_(Job.available_at <= db_now(), Job.accelerator.in_(sorted(rivals)))
+    barred = no_gpu_left(Job)
+    available = and_(Job.available_at <= db_now(), Job.accelerator.in_(sorted(rivals)), ~barred)
     one = case((available, 1), else_=0)
     own = func.sum(one).over(
         partition_by=Job.project_id,
@@ -104,7 +110,7 @@ def _line(rivals: frozenset[str]) -> Subquery:
     queued = (
         select(
             Job.id, Job.project_id, Job.priority, Job.created_at, Job.attempt, Job.preempted,
-            one.label("available"), (Job.available_at > db_now()).label("delayed"),
+            one.label("available"), barred.label("barred"), (Job.available_at > db_now()).label("delayed"),
             count.label("running"), Project.max_running_jobs.label("quota"),
             (count + func.coalesce(own, 0)).label("turn"),
         )
@@ -124,6 +130,6 @@ def _line(rivals: frozenset[str]) -> Subquery:
 def _reason(row: Any) -> Reason:
     if row.attempt > 0 and row.delayed:
         return "retry"
-    if row.quota is not None and row.running >= row.quota:
+    if row.barred or (row.quota is not None and row.running >= row.quota):
         return "quota"
     return "preempted" if row.preempted else "capacity"

@@ -1,9 +1,11 @@
 """What a project may take at most. A quota is looked at where something is asked for, never at a job's end.
 
 `max_parameters` bounds the plan, `max_queued_jobs` and `max_gpu_s` what is submitted, `max_bytes` what is
-uploaded and submitted, and `max_running_jobs` what services.claims hands to workers: those that are over it
-wait. Whoever asks while there is a quota holds the project's row, so that two cannot pass at once; who needs
-a job's row as well takes it afterwards, or two of them might wait for each other.
+uploaded and submitted. `max_running_jobs` and `max_gpu_s` bound what services.claims hands to workers: those
+that are over it wait, and what runs on a GPU goes back to wait.
+
+Whoever asks while there is a quota holds the project's row, so that two cannot pass at once; who needs a
+job's row as well takes it afterwards, or two of them might wait for each other.
 """
 
 from collections.abc import Iterator
@@ -54,6 +56,16 @@ def admit_bytes(session: Session, project_id: str, size: int) -> None:
 def refusals(session: Session, project_id: str, accelerator: str) -> list[QuotaExceeded]:
     """Why a job would not be accepted now, if anything; holds nothing."""
     return list(_refusals(session, session.get_one(Project, project_id), accelerator))
+
+
+def without_gpu(session: Session) -> list[str]:
+    """The projects whose GPU seconds of this month are used up."""
+    limited = select(Project.id, Project.max_gpu_s).where(Project.max_gpu_s.is_not(None))
+    most = {project_id: seconds for project_id, seconds in session.execute(limited) if seconds is not None}
+    if not most:
+        return []
+    spent = usage.gpu_s_of_projects(session, list(most))
+    return [project_id for project_id, seconds in most.items() if spent[project_id] >= seconds]
 
 
 def jobs(session: Session, project_id: str, status: str) -> int:

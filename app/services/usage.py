@@ -125,17 +125,26 @@ def stored(session: Session, project_id: str) -> Bytes:
 
 def gpu_s_this_month(session: Session, project_id: str) -> float:
     """Since the month began (UTC), attempts that still run included."""
+    return gpu_s_of_projects(session, [project_id])[project_id]
+
+
+def gpu_s_of_projects(session: Session, projects: Sequence[str]) -> dict[str, float]:
+    """The same of several."""
     now = _now(session)
     began = now.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    of_project = [ComputeUsage.project_id == project_id, ComputeUsage.day >= began.date().isoformat()]
-    spent = session.scalar(select(func.coalesce(func.sum(ComputeUsage.gpu_s), 0.0)).where(*of_project)) or 0.0
-    running = select(Job.attempt_started_at, Job.devices).where(
-        Job.project_id == project_id, Job.status == "running", Job.device == "cuda"
+    spent = dict.fromkeys(projects, 0.0)
+    ledger = select(ComputeUsage.project_id, func.sum(ComputeUsage.gpu_s)).where(
+        ComputeUsage.project_id.in_(projects), ComputeUsage.day >= began.date().isoformat()
     )
-    for started_at, devices in session.execute(running):
+    for project_id, seconds in session.execute(ledger.group_by(ComputeUsage.project_id)):
+        spent[project_id] += seconds
+    running = select(Job.project_id, Job.attempt_started_at, Job.devices).where(
+        Job.project_id.in_(projects), Job.status == "running", Job.device == "cuda"
+    )
+    for project_id, started_at, devices in session.execute(running):
         if started_at is not None:
-            spent += (now - max(started_at, began)).total_seconds() * devices
-    return float(spent)
+            spent[project_id] += (now - max(started_at, began)).total_seconds() * devices
+    return spent
 
 
 def seconds_left_of_month(session: Session) -> int:

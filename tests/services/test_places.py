@@ -37,9 +37,9 @@ def waiting(shop: Sessions, *ids: str) -> list[Waiting]:
     return [found[one] for one in ids]
 
 
-def claimed(shop: Sessions) -> str | None:
+def claimed(shop: Sessions, *accelerators: str) -> str | None:
     with shop.write() as session:
-        job = claims.claim(session, "worker", ("cpu",), 60.0)
+        job = claims.claim(session, "worker", accelerators or ("cpu",), 60.0)
     return None if job is None else job.id
 
 
@@ -100,6 +100,33 @@ def test_a_project_at_its_quota_waits_and_is_in_nobodys_way(sessions: Sessions) 
     with shop.write() as session:
         jobs.fail(session, second, 1, {"code": "x", "detail": "y"})
     assert claimed(shop) == first
+
+
+def test_jobs_for_a_gpu_wait_once_the_projects_seconds_are_used_up(sessions: Sessions) -> None:
+    gpu = {"accelerators": ["cuda", "cpu"], "devices": ["GPU", "GPU"], "slots": 2}
+    shop = shop_of(sessions, **gpu)
+    first = submitted(shop, accelerator="cuda")
+    assert claimed(shop, "cpu", "cuda") == first
+    auto, cpu = submitted(shop, priority=90), submitted(shop, accelerator="cpu")
+    other = submitted(shop, B, priority=10)
+    assert waiting(shop, auto) == [Waiting("capacity", 0)]
+    with shop.write() as session:
+        session.execute(update(Project).where(Project.id == orders.PROJECT).values(max_gpu_s=0.0))
+        assert jobs.renew(session, first, 1, 60.0).out_of_gpu
+    assert waiting(shop, auto, cpu, other) == [
+        Waiting("quota", 0, places.OUT_OF_GPU),
+        Waiting("capacity", 0),
+        Waiting("capacity", 1),
+    ]
+    with shop.read() as session:
+        assert places.ahead_of_new(session, B, 10, "auto", 1) == 2
+    assert [claimed(shop, "cpu", "cuda") for _ in range(3)] == [cpu, other, None]
+    with shop.read() as session:
+        assert claims.wanted(session, claims.Room.of(("cpu", "cuda"))) == set()
+    with shop.write() as session:
+        session.execute(update(Project).values(max_gpu_s=1e9))
+        assert not jobs.renew(session, first, 1, 60.0).out_of_gpu
+    assert claimed(shop, "cpu", "cuda") == auto
 
 
 def test_a_job_that_its_worker_handed_back_is_preempted_until_it_runs_again(sessions: Sessions) -> None:

@@ -260,6 +260,25 @@ def test_a_paused_job_leaves_and_is_paused_with_its_time_kept(
     assert ended_so(parts, job_id) == "attempt 1 ended: paused by its user"
 
 
+def test_a_job_whose_project_has_no_gpu_seconds_left_leaves_and_waits(
+    parts: Parts, trainer: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer(LEAVE_WHEN_ASKED)
+    monkeypatch.setattr(attempt_process, "TICK_S", 0.1)
+    job_id = submitted(parts)
+    with parts.sessions.write() as session:
+        claims.claim(session, "me", ("cpu", "cuda"), parts.settings.lease_s)
+        session.get_one(Project, orders.PROJECT).max_gpu_s = 0.001
+    attempt_process.Attempt(parts, job_id, 1).run(threading.Event())
+    assert (tmp_path / "word").read_text() == "leave\n"
+    job = seen(parts, job_id)
+    assert (job.status, job.desired, job.interruptions, job.preempted) == ("queued", "run", 1, False)
+    assert ended_so(parts, job_id) == f"attempt 1 ended: {attempt_process.OUT_OF_GPU}"
+    with parts.sessions.read() as session:
+        told = job_records.events(session, orders.PROJECT, job_id, 0, 100)
+    assert [one.data for one in told if one.type == "warning"] == [{"kind": "quota", "quota": "max_gpu_s"}]
+
+
 def test_a_job_that_is_resumed_before_its_process_has_left_says_so(
     parts: Parts, trainer: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
