@@ -1,5 +1,6 @@
 """What runs code that somebody sent is banned by lint; these lines show that the ban catches each of it."""
 
+import importlib.util
 import json
 import re
 import subprocess
@@ -54,6 +55,15 @@ def test_no_line_of_ours_is_excused() -> None:
     folders = ("app", "worker", "examples", "benchmarks", "migrations")
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
     assert not [path for path in paths if hole.search(path.read_text())]
+
+
+def test_no_library_is_told_to_trust_or_could_fetch_a_kernel() -> None:
+    folders = ("app", "worker", "examples", "benchmarks")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    assert not [path for path in paths if "trust_remote_code" in path.read_text()]
+    assert importlib.util.find_spec("kernels") is None  # transformers would fetch code with it
+    pinned = (ROOT / "constraints.txt").read_text() + (ROOT / "pyproject.toml").read_text()
+    assert not re.search(r"^\W*kernels\b", pinned, re.MULTILINE)
 
 
 def lint(name: str, code: str) -> set[int]:

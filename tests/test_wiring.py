@@ -8,6 +8,7 @@ from app.errors import Misconfigured
 from app.ports.blobs import FileBlobs
 from app.ports.queue import LocalQueue
 from app.services import trainer
+from app.services.layers import OFFLINE
 from app.services.workplace import PLAIN
 from app.settings import Connection, Settings
 from app.wiring import assemble, database_url
@@ -68,3 +69,11 @@ def test_a_child_is_handed_none_of_our_secrets() -> None:
             patch.setenv(name, "told-to-nobody")
         assert "told-to-nobody" not in trainer.environment(settings, PLAIN).values()
     assert settings.without_secrets({**dict.fromkeys(secret, "x"), **kept}) == kept
+
+
+def test_no_child_asks_a_hub_whatever_its_parent_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in OFFLINE:
+        monkeypatch.setenv(name, "0")
+    handed = trainer.environment(Settings(), PLAIN)
+    assert handed["HF_HUB_OFFLINE"] == "1"
+    assert OFFLINE.items() <= handed.items()

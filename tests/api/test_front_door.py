@@ -198,6 +198,19 @@ def test_a_route_that_cannot_be_locked_is_not_mounted(
         create_app(settings)
 
 
+@pytest.mark.parametrize(("method", "scope"), [("TRACE", None), ("GET", "superuser")])
+def test_a_route_whose_scope_nobody_knows_is_not_mounted(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, method: str, scope: str | None
+) -> None:
+    odd = types.ModuleType("odd")
+    odd.router = APIRouter()  # type: ignore[attr-defined]
+    odd.router.add_api_route("/hole", lambda: None, methods=[method])
+    odd.scope = scope  # type: ignore[attr-defined]
+    monkeypatch.setattr(app.main, "_modules_with_router", lambda: [odd])
+    with pytest.raises(TypeError, match="no scope is known"):
+        create_app(settings)
+
+
 # ---- errors with one face
 
 

@@ -1,5 +1,6 @@
 """Bare ONNX classifiers: of scikit-learn by skl2onnx, of images, and what is refused."""
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from app.errors import Invalid, InvalidData, LabelMismatch, ShapeMismatch, UnsafeFormat
 from app.intake.model import take
+from app.intake.onnx_rules import read_model
 from app.services import intake
 from app.settings import Settings
 from tests.intake.checkpoints import LABELS, options, save_sklearn
@@ -246,17 +248,26 @@ def looping(kind: str) -> Any:
         ),
         (looping("Loop"), "uses Loop"),
         (looping("Scan"), "uses Scan"),
+        (looping("SequenceMap"), "uses SequenceMap"),
         (with_function(), "functions of its own"),
         (
             linear([helper.make_node("Neg", ["logits"], [f"y{i}"]) for i in range(100_000)]),
             "more than 100,000",
         ),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 def test_unsafe_graphs_are_refused_before_they_run(opened: Opened, model: Any, message: str) -> None:
     with pytest.raises(UnsafeFormat, match=message):
         opened(model, **NAMED)
+
+
+def test_a_file_of_more_than_a_gibibyte_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.touch()
+    os.truncate(path, 1024**3 + 1)  # it takes no room, and reading it would take all of it
+    with pytest.raises(UnsafeFormat, match="more than 1,073,741,824 bytes"):
+        read_model(path)
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,10 @@
 """Who gets in."""
 
+import base64
 import hashlib
+import hmac
 import secrets
+from contextlib import suppress
 
 import pytest
 from pydantic import SecretStr
@@ -51,6 +54,31 @@ def test_only_a_digest_is_kept(sessions: Sessions) -> None:
         row = session.scalars(select(Key)).one()
     assert row.digest == hashlib.sha256(key.encode()).hexdigest()
     assert key not in repr(vars(row))
+
+
+def test_a_key_is_compared_in_constant_time(sessions: Sessions, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much of it is right: what differs early and what differs late pass the same comparison."""
+    key, compared, really = fresh_key(), list[tuple[str, str]](), hmac.compare_digest
+    settings = with_key(key)
+    establish(sessions, settings)
+
+    def compare(one: str, other: str) -> bool:
+        compared.append((one, other))
+        return really(one, other)
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    tried = (key, key[:-1] + ("a" if key[-1] != "a" else "b"), fresh_key())
+    for one in tried:
+        with suppress(Unauthenticated):
+            ask(sessions, settings, authorization=f"Bearer {one}")
+    assert compared == [(keys.digest(key), keys.digest(one)) for one in tried]
+
+
+def test_a_new_key_has_256_bits_of_its_own() -> None:
+    made = {keys.fresh("key_ci") for _ in range(100)}
+    assert len(made) == 100
+    for key in made:
+        assert len(base64.urlsafe_b64decode(key.removeprefix("sh_ci_") + "=")) == 32
 
 
 @pytest.mark.parametrize(
