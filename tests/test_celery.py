@@ -172,3 +172,9 @@ def test_nobody_waits_for_the_broker_for_ever(redis_url: str) -> None:
     assert 0 < found["socket_connect_timeout"] <= 10
     assert 0 < found["socket_timeout"] <= 30
     assert found["socket_keepalive"]
+
+
+def test_nobody_makes_sigterm_another_signal() -> None:
+    """With REMAP_SIGTERM a worker would drop its jobs instead of handing them back."""
+    files = ("Dockerfile", "docker-compose.yml", "Makefile", "worker/celery.py")
+    assert not [name for name in files if "REMAP_SIGTERM" in (ROOT / name).read_text()]
