@@ -34,7 +34,7 @@ LONGEST_ERROR = 64 * 1024
 AT_ONCE = 4
 MOST_KNOWN = 500
 _ID = re.compile(rb'"((?:job|swp|whk|key|dlv)_[a-z0-9]+)"')
-WARM = 0.1  # share of the requests after which memory is looked at first
+LOOKS = 10  # at the memory, the first of them at what is warm
 
 
 @dataclass
@@ -44,17 +44,22 @@ class Findings:
     statuses: Counter[int] = field(default_factory=Counter)
     unanswered: int = 0
     failures: list[str] = field(default_factory=list)
-    warm_kb: int = 0
-    end_kb: int = 0
+    resident_kb: list[int] = field(default_factory=list)
     slowest_s: float = 0.0
     seconds: float = 0.0
+
+    @property
+    def growth_kb(self) -> int:
+        """Of the memory, since the process was warm."""
+        return self.resident_kb[-1] - self.resident_kb[0]
 
     def __str__(self) -> str:
         lines = [f"{sum(self.statuses.values()) + self.unanswered:,} requests in {self.seconds:.0f} s"]
         lines += [f"  {status}: {count:,}" for status, count in sorted(self.statuses.items())]
         lines.append(f"  no answer to what was no whole request: {self.unanswered:,}")
         lines.append(f"slowest answer {self.slowest_s:.2f} s")
-        lines.append(f"memory {self.warm_kb // 1024} MiB warm, {self.end_kb // 1024} MiB at the end")
+        seen = ", ".join(str(one // 1024) for one in self.resident_kb)
+        lines.append(f"memory after each tenth, MiB: {seen}")
         lines.append(f"{len(self.failures)} failures")
         return "\n".join([*lines, *self.failures[:20]])
 
@@ -88,10 +93,9 @@ class _Run:
         self._lock = threading.Lock()
         self._known: list[str] = []  # ids that the service gave out
         started = time.monotonic()
-        self._all(int(requests * WARM), 0)
-        self.findings.warm_kb = self._resident_kb()
-        self._all(requests - int(requests * WARM), 1)
-        self.findings.end_kb = self._resident_kb()
+        for part in range(LOOKS):
+            self._all(requests // LOOKS, part)
+            self.findings.resident_kb.append(self._resident_kb())
         self.findings.seconds = time.monotonic() - started
         assert self._client.get("/readyz").is_success
 
