@@ -105,10 +105,14 @@ def release(session: Session, import_id: str, attempt: int, error: StillhouseErr
     return not _fail_all(session, Import.id == import_id, Import.attempt == attempt, error=error.body())
 
 
-def hand_back(session: Session, import_id: str, attempt: int) -> None:
-    """Back in the queue, for this worker leaves; it counts as no try. Raises LeaseLost."""
+def hand_back(session: Session, import_id: str, attempt: int, wait_s: float = 0.0) -> None:
+    """Back in the queue, for this worker leaves or lacks what is our own; it counts as no try.
+
+    Raises LeaseLost.
+    """
     tries = case((Import.tries > 0, Import.tries - 1), else_=0)
-    _change(session, import_id, attempt, status="queued", tries=tries, lease_expires_at=None, **_MOVED)
+    back: Json = {"status": "queued", "lease_expires_at": None, "available_at": db_now(wait_s)}
+    _change(session, import_id, attempt, tries=tries, **back, **_MOVED)
 
 
 def fail(session: Session, import_id: str, attempt: int, error: StillhouseError) -> None:

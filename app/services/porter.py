@@ -18,13 +18,7 @@ from pydantic import TypeAdapter
 from sqlalchemy.orm import Session
 
 from app.db.tables import Import, ModelVersion
-from app.errors import (
-    Fault,
-    LeaseLost,
-    PayloadTooLarge,
-    StillhouseError,
-    Unavailable,
-)
+from app.errors import Fault, LeaseLost, PayloadTooLarge, SourceAway, StillhouseError, Unavailable
 from app.ports.origin import Origin
 from app.ports.parts import Parts
 from app.services import (
@@ -148,9 +142,12 @@ class Carriage:
         except _Stopped:
             self._tell()
             self.hand_back()
-        except (Unavailable, OSError) as error:
+        except SourceAway as error:
             self._tell()
             self._put_off(error)
+        except (Unavailable, OSError) as error:
+            self._tell()
+            self._wait(error)
         except StillhouseError as error:
             log.info("import failed", code=error.code)
             self._write(partial(import_leases.fail, error=_at_the_source(error)))
@@ -254,14 +251,19 @@ class Carriage:
     def _key(self) -> tuple[str, int]:
         return self._one.id, self._one.attempt
 
-    def _put_off(self, error: Unavailable | OSError) -> None:
-        if isinstance(error, OSError):
-            log.warning("import broke", error=type(error).__name__, errno=error.errno)
-            error = Unavailable("There is no room for this import now, or its files cannot be written.")
-        wait_s = min(self._parts.settings.poll_s * 2**self._one.tries, LONGEST_WAIT_S)
-        wait_s = max(wait_s, error.retry_after_s or 0)
+    def _put_off(self, error: SourceAway) -> None:
+        wait_s = max(self._pause_s(self._one.tries), error.retry_after_s or 0)
         log.info("import put off", code=error.code, wait_s=wait_s)
         self._write(partial(import_leases.release, error=error, wait_s=wait_s))
+
+    def _wait(self, error: Unavailable | OSError) -> None:
+        """For our own store or disk, of which nobody can say how long; the source is not to blame."""
+        wait_s = self._pause_s(self._one.attempt)
+        log.warning("import waits", wait_s=wait_s, exc_info=error)
+        self._write(partial(import_leases.hand_back, wait_s=wait_s))
+
+    def _pause_s(self, doublings: int) -> float:
+        return min(self._parts.settings.poll_s * 2.0 ** min(doublings, 30), LONGEST_WAIT_S)
 
     def _tell(self) -> None:
         """How far it has come, for bytes that came make up for tries."""

@@ -382,6 +382,29 @@ def test_an_import_that_hangs_is_handed_back_by_who_leaves(
         assert (now.status, now.attempt) == ("running", 2)
 
 
+def test_an_import_waits_for_what_is_our_own_and_is_not_given_up(
+    parts: Parts, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here there is no place for its files, more often than a source may fail."""
+    monkeypatch.setattr(porter, "LONGEST_WAIT_S", 0.02)
+    hub.put("org/iris", {"train.csv": table(20)})
+    one = order_data(parts, "hf:org/iris")
+    place = parts.settings.work_dir / "imports"
+    place.parent.mkdir(parents=True)
+    place.touch()
+
+    def attempts() -> int:
+        porter.serve(parts, threading.Event())
+        with parts.sessions.read() as session:
+            waiting = session.get_one(Import, one)
+            assert (waiting.status, waiting.tries) == ("queued", 0)
+            return waiting.attempt
+
+    until(lambda: attempts() > import_leases.MAX_TRIES)
+    place.unlink()
+    assert carry_out(parts, one).status == "succeeded"
+
+
 # ---- answers that are none
 
 
