@@ -259,7 +259,8 @@ class Carriage:
     def _wait(self, error: Unavailable | OSError) -> None:
         """For our own store or disk, of which nobody can say how long; the source is not to blame."""
         wait_s = self._pause_s(self._one.attempt)
-        log.warning("import waits", wait_s=wait_s, exc_info=error)
+        number = getattr(error, "errno", None)
+        log.warning("import waits", error=type(error).__name__, errno=number, wait_s=wait_s)
         self._write(partial(import_leases.hand_back, wait_s=wait_s))
 
     def _pause_s(self, doublings: int) -> float:
