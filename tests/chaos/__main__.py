@@ -3,11 +3,14 @@ was broken.
 """
 
 import argparse
+import logging
 import secrets
 import statistics
 import sys
 from collections import Counter
 from pathlib import Path
+
+import structlog
 
 from tests.chaos import runner
 from tests.chaos.checker import DOUBLED, LOST, WRONG
@@ -31,6 +34,8 @@ def main() -> int:
         "--prove", action="store_true", help="play the sabotages and their sound twins instead"
     )
     given = parser.parse_args()
+    # the faults are told here; that a bell of this process found no broker is one of them
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     if given.prove:
         return _prove()
     kinds = list(runner.STACKS) if given.stack == "both" else [given.stack]
