@@ -173,7 +173,7 @@ def select_turn() -> str:
     """The look of our own claim as text."""
     from sqlalchemy.dialects import postgresql
 
-    statement = claims._look((("auto", 1), ("cpu", 1))).params(kept=-1)
+    statement = claims._look((("auto", 1), ("cpu", 1)), barring=False).params(kept=-1)
     return str(statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))  # type: ignore[no-untyped-call]
 
 

@@ -112,15 +112,16 @@ def _turns(session: Session, room: Room) -> Sequence[Row[Any]]:
     """(project_id, accelerator, priority, quota, gpu_quota) of the jobs that could be claimed, best first."""
     if not room.any_free:
         return []
-    look, given = _look(tuple(room.free.items())), {"kept": _kept_for(session, room)}
-    turns = session.execute(look, {**given, "barred": []}).all()
+    free, given = tuple(room.free.items()), {"kept": _kept_for(session, room)}
+    turns = session.execute(_look(free, barring=False), given).all()
     if all(turn.gpu_quota is None or turn.accelerator == "cpu" for turn in turns):
         return turns
-    return session.execute(look, {**given, "barred": quotas.without_gpu(session)}).all()
+    barred = {"barred": quotas.without_gpu(session)}
+    return session.execute(_look(free, barring=True), given | barred).all()
 
 
 @cache  # to build it takes ten times as long as to run it
-def _look(free: tuple[tuple[str, int], ...]) -> Select[*tuple[Any, ...]]:
+def _look(free: tuple[tuple[str, int], ...], *, barring: bool) -> Select[*tuple[Any, ...]]:
     """Whose turn it is among the projects, for a worker with so many free slots by accelerator."""
     head = union_all(*(_heads(accelerator, slots) for accelerator, slots in free if slots)).subquery("head")
     running = running_jobs()
@@ -131,7 +132,7 @@ def _look(free: tuple[tuple[str, int], ...]) -> Select[*tuple[Any, ...]]:
         .join(_projects, _projects.c.id == head.c.project_id)
         .outerjoin(running, running.c.project_id == head.c.project_id)
         .where(head.c.id.is_not(None), head.c.priority > bindparam("kept", type_=Integer))
-        .where(or_(quota.is_(None), count < quota), ~no_gpu_left(head.c))
+        .where(or_(quota.is_(None), count < quota), *([~no_gpu_left(head.c)] if barring else []))
         .order_by(head.c.priority.desc(), count, head.c.created_at, head.c.id)
         .limit(TURNS)
     )
