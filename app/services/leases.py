@@ -28,7 +28,7 @@ from app.services.transitions import (
     owner_row,
 )
 
-BACKOFF_S = 5.0  # doubled with each attempt that got no further
+BACKOFF_S, BACKOFF_MOST_S = 5.0, 300.0  # doubled with each attempt that got no further
 AWAY_S, AWAY_MOST_S = 15.0, 300.0  # before a job whose database or store was away is tried again
 LEAVING = "its worker is shutting down"
 _MAX_GPU_S = select(Project.max_gpu_s).where(Project.id == Job.project_id).correlate(Job).scalar_subquery()
@@ -140,7 +140,8 @@ def _crashed(session: Session, job: Job, why: str, limit: int, *, cause: Cause) 
         _poisoned(session, job, why, cause, **counts)
     else:
         waited_s = BACKOFF_S if cause == "lost" else 0.0  # for its lease to end
-        _back(session, job, why, BACKOFF_S * 2**job.no_progress - waited_s, cause=cause, **counts)
+        delay_s = min(BACKOFF_S * 2**job.no_progress, BACKOFF_MOST_S)
+        _back(session, job, why, delay_s - waited_s, cause=cause, **counts)
 
 
 def _stopped(session: Session, job: Job, why: str, cause: Cause) -> bool:

@@ -13,6 +13,9 @@ def sabotaged(name: str) -> bool:
     return os.environ.get("CHAOS_SABOTAGE") == name
 
 
+MOST_BACKOFFS = 50
+
+
 def apply() -> None:
     """Before anything else of ours is imported, so that everybody gets the sabotaged function."""
     name = os.environ.get("CHAOS_SABOTAGE")
@@ -23,10 +26,11 @@ def apply() -> None:
 
 
 def _hurry(backoff_s: float) -> None:
-    """A crash is tried again at once: thousands of them are to be seen."""
+    """A crash is tried again at once, and what lacks the store soon: thousands of them are to be seen."""
     from app.services import leases
 
-    leases.BACKOFF_S = backoff_s
+    leases.BACKOFF_S = leases.AWAY_S = backoff_s
+    leases.BACKOFF_MOST_S = leases.AWAY_MOST_S = MOST_BACKOFFS * backoff_s
 
 
 def no_fence() -> None:

@@ -55,9 +55,9 @@ def silence(shop: Sessions, job_id: str) -> None:
         session.execute(update(Job).where(Job.id == job_id).values(lease_expires_at=db_now(-1.0)))
 
 
-def crash(shop: Sessions, job_id: str, attempt: int) -> None:
+def crash(shop: Sessions, job_id: str, attempt: int, limit: int = 3) -> None:
     with shop.write() as session:
-        jobs.crash(session, job_id, attempt, "it was killed", 3)
+        jobs.crash(session, job_id, attempt, "it was killed", limit)
         session.execute(text("UPDATE jobs SET available_at = created_at"))  # the delay is over
 
 
@@ -294,12 +294,7 @@ def test_what_an_attempt_lacks_is_waited_for_longer_each_time_and_costs_nothing(
         with shop.write() as session:
             jobs.put_off(session, job_id, attempt, "the store is away")
             session.execute(text("UPDATE jobs SET available_at = created_at"))  # the delay is over
-        (told,) = [
-            one.data
-            for one in events(shop, job_id)
-            if one.data.get("attempt") == attempt and "cause" in one.data
-        ]
-        return float(told["retry_in_s"])
+        return told_delay(shop, job_id, attempt)
 
     waited = []
     for attempt in range(1, 8):
@@ -318,6 +313,22 @@ def test_what_an_attempt_lacks_is_waited_for_longer_each_time_and_costs_nothing(
     assert put_off(11) == 15
     job = seen(shop, job_id)
     assert (job.status, job.interruptions, job.failures, job.no_progress) == ("queued", 10, 1, 1)
+
+
+def told_delay(shop: Sessions, job_id: str, attempt: int) -> float:
+    """Seconds after the attempt until the next one may begin."""
+    told = [one.data for one in events(shop, job_id) if one.data.get("attempt") == attempt]
+    (delay_s,) = [data["retry_in_s"] for data in told if "cause" in data]
+    return float(delay_s)
+
+
+def test_what_crashes_waits_longer_each_time_up_to_a_while(shop: Sessions) -> None:
+    job_id, waited = submitted(shop), []
+    for attempt in range(1, 9):
+        assert claimed(shop) is not None
+        crash(shop, job_id, attempt, limit=100)
+        waited.append(told_delay(shop, job_id, attempt))
+    assert waited == [5, 10, 20, 40, 80, 160, 300, 300]
 
 
 def test_a_job_that_is_put_off_waits(shop: Sessions) -> None:
