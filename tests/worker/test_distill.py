@@ -1,7 +1,8 @@
 """The loop against plain torch, and what stops it."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Literal
@@ -26,6 +27,8 @@ from worker.engine.course import control_lesson, stages
 from worker.engine.device import Device, Rows, seed_everything
 from worker.engine.distill import Lesson, Progress, Stage, distill, timetable
 from worker.engine.judging.classes import truth_metrics
+from worker.engine.learner import Best, Learner
+from worker.engine.ranks import OneRank
 from worker.engine.schedule import batches, learning_rate
 from worker.engine.teachers import WhiteBox
 from worker.engine.teaching import Teaching
@@ -92,6 +95,37 @@ def test_cached_answers_give_the_weights_of_a_plain_loop_that_runs_the_teacher_e
 
     for name, tensor in plain.state_dict().items():
         torch.testing.assert_close(cached.state_dict()[name], tensor, rtol=0, atol=1e-5)
+
+
+class Several(OneRank):
+    """Says what went wrong where all ranks are told of it."""
+
+    def __init__(self) -> None:
+        self.told_of: list[str] = []
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        try:
+            yield
+        except MemoryError as error:
+            self.told_of.append(str(error))
+            raise
+
+
+@pytest.mark.parametrize("where", ["step", "best"])
+def test_memory_that_runs_out_beside_the_gradients_is_told_to_all_ranks(
+    expert: nn.Module, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    def exhausts(*_: Any) -> None:
+        raise MemoryError(where)
+
+    monkeypatch.setattr(*{"step": (Learner, "step"), "best": (Best, "replaced_by")}[where], exhausts)
+    training = Training(epochs=1, batch_size=64)
+    made, ranks = through(lesson(expert), training), Several()
+    pupil = learner(student(), made, training, CPU)
+    with pytest.raises(MemoryError):
+        distill([pupil], made, training, watch=Notes(), finish=threading.Event(), ranks=ranks)
+    assert ranks.told_of == [where]
 
 
 def test_the_same_order_gives_the_same_weights_bit_for_bit(expert: nn.Module) -> None:
