@@ -13,7 +13,9 @@ def upgrade() -> None:
     op.add_column("deliveries", sa.Column("sending_until", UtcTime(), nullable=True))
     op.drop_index(op.f("ix_deliveries_status_available_at"), "deliveries")
     _create_partial_index("ix_deliveries_due", ["webhook_id", "available_at"], "status = 'pending'")
-    _create_partial_index("ix_deliveries_sending", ["sending_until"], "sending_until IS NOT NULL")
+    _create_partial_index(
+        "ix_deliveries_sending", ["webhook_id", "sending_until"], "sending_until IS NOT NULL"
+    )
     op.create_index(op.f("ix_idempotency_project_id_created_at"), "idempotency", ["project_id", "created_at"])
     create_triggers(op.get_bind())
 

@@ -78,7 +78,7 @@ class Delivery(Base):
         ),
         Index(
             "ix_deliveries_sending",
-            "sending_until",
+            *("webhook_id", "sending_until"),
             sqlite_where=text("sending_until IS NOT NULL"),
             postgresql_where=text("sending_until IS NOT NULL"),
         ),
