@@ -59,6 +59,12 @@ def parts(settings: Settings) -> Iterator[Parts]:
     parts.close()
 
 
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What users want is carried out soon."""
+    monkeypatch.setattr(attempt_process, "TICK_S", 0.1)
+
+
 @pytest.fixture
 def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """What `python -m worker` is in this test: it runs in the test's own folder."""
@@ -167,7 +173,6 @@ def test_a_slot_is_not_free_before_all_that_was_killed_is_gone(
 
     monkeypatch.setattr(process_group, "kill", slowly)
     monkeypatch.setattr(attempt_process, "RELEASE_S", 0.05)
-    monkeypatch.setattr(attempt_process, "TICK_S", 0.1)
     trainer(source)
     job_id = submitted(parts, resources={"max_runtime_s": 0.1 if source == SLEEP else 100.0})
     with parts.sessions.write() as session:
@@ -261,10 +266,9 @@ def test_a_paused_job_leaves_and_is_paused_with_its_time_kept(
 
 
 def test_a_job_whose_project_has_no_gpu_seconds_left_leaves_and_waits(
-    parts: Parts, trainer: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, trainer: Callable[[str], None], tmp_path: Path
 ) -> None:
     trainer(LEAVE_WHEN_ASKED)
-    monkeypatch.setattr(attempt_process, "TICK_S", 0.1)
     job_id = submitted(parts)
     with parts.sessions.write() as session:
         claims.claim(session, "me", ("cpu", "cuda"), parts.settings.lease_s)
@@ -280,13 +284,12 @@ def test_a_job_whose_project_has_no_gpu_seconds_left_leaves_and_waits(
 
 
 def test_a_job_that_is_resumed_before_its_process_has_left_says_so(
-    parts: Parts, trainer: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    parts: Parts, trainer: Callable[[str], None], tmp_path: Path
 ) -> None:
     trainer(
         TELL + "sys.stdin.readline(); pathlib.Path('asked').touch()\n"
         "while not pathlib.Path('go').exists():\n    time.sleep(0.02)\nraise SystemExit(76)"
     )
-    monkeypatch.setattr(attempt_process, "TICK_S", 0.1)
     job_id = submitted(parts)
     with parts.sessions.write() as session:
         claims.claim(session, "me", ("cpu",), parts.settings.lease_s)
