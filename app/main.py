@@ -14,6 +14,7 @@ from fastapi.routing import APIRoute, request_response
 import app.api
 from app.api import problems
 from app.api.front_door import FrontDoor
+from app.api.health import Readiness
 from app.api.job_board import JobBoard
 from app.api.lock import LockedRoute
 from app.api.rate_limits import RateLimits
@@ -56,7 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lambda application: _lifespan(application, settings),
     )
     application.state.telemetry = Telemetry()
-    application.state.rate_limits = RateLimits(settings)
+    application.state.rate_limits, application.state.readiness = RateLimits(settings), Readiness()
     application.state.denials, application.state.scribe = DenialGauge(), Scribe()
     application.add_middleware(FrontDoor, settings=settings, telemetry=application.state.telemetry)
     problems.install(application)

@@ -1,5 +1,6 @@
 """An object store that hangs, and one that is gone: a real one, under uploads, downloads and an import."""
 
+import asyncio
 import hashlib
 import os
 import signal
@@ -14,11 +15,13 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import select, update
 
+from app.api.health import Readiness
 from app.db.dialect import db_now
 from app.db.tables import Dataset, Import
 from app.main import create_app
 from app.ports import blobs
 from app.ports.parts import Parts
+from app.services.health import SILENT
 from app.settings import Settings
 from tests import hub as hubs
 from tests import servers
@@ -94,6 +97,22 @@ def check_refusals(client: TestClient) -> None:
     assert time.monotonic() - began < PATIENCE_S
 
 
+async def check_readiness(parts: Parts, store: S3) -> None:
+    """Many ask whether a store is there that hangs: they are told soon, and share one look at it."""
+    readiness = Readiness(DEADLINE_S)
+    os.kill(store.pid, signal.SIGSTOP)
+    try:
+        told = await asyncio.gather(*(readiness.ailments(parts) for _ in range(20)))
+        first = readiness._looks["blobs"]
+        told.append(await readiness.ailments(parts))
+        assert [one["blobs"] for one in told] == [SILENT] * 21
+        assert readiness._looks["blobs"] is first
+    finally:
+        os.kill(store.pid, signal.SIGCONT)
+    await first
+    assert await Readiness(PATIENCE_S).ailments(parts) == {}
+
+
 def put_off(one: dict[str, Any]) -> bool:
     """Tried, and in the queue again with what has come."""
     return (one["status"], one["bytes"]) == ("queued", len(table(5))) and one["attempts"] > 0
@@ -106,6 +125,7 @@ def test_who_asks_a_store_that_is_away_is_told_and_nothing_is_left_half_written(
     patient = parts.blobs._store  # type: ignore[attr-defined]
     assert upload(client, "kept", 2).status_code == 201
     assert client.get(ROWS).status_code == 200
+    asyncio.run(check_readiness(parts, store))
 
     os.kill(store.pid, signal.SIGSTOP)
     try:
