@@ -1,5 +1,6 @@
 """`python -m app`: the API, with a local worker unless the queue is elsewhere."""
 
+import argparse
 import signal
 import socket
 import sys
@@ -8,13 +9,10 @@ from contextlib import AsyncExitStack, suppress
 import structlog
 import uvicorn
 from fastapi import FastAPI
-from pydantic import ValidationError
-from pydantic_core import ErrorDetails
-from pydantic_settings import SettingsError
 
 from app import traces
 from app.api.connection import connection_class
-from app.errors import Misconfigured
+from app.commands import ended
 from app.logs import configure_logs
 from app.main import create_app
 from app.settings import Settings
@@ -24,22 +22,24 @@ log = structlog.get_logger()
 
 
 def main() -> int:
+    about = (
+        "The API, with a local worker unless the queue is elsewhere. Settings are STILLHOUSE_... variables."
+    )
+    argparse.ArgumentParser(prog="python -m app", description=about).parse_args()
     try:
-        settings = Settings()
-        configure_logs(settings)
-        traces.start("stillhouse-api")
-        server = Server(create_app(settings), settings)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # outside of the server's run, which has its own way
-        with suppress(KeyboardInterrupt):  # what uvicorn ends with after a stop by Ctrl-C
-            server.run()
-    except ValidationError as error:
-        return _refuse("; ".join(map(_complaint, error.errors())))
-    except SettingsError as error:  # what should be JSON is none; the error names the setting alone
-        return _refuse(f"{error}; it is read as JSON.")
-    except Misconfigured as error:
-        return _refuse(error.detail)
+        return ended(_serve)
     finally:
         traces.stop()
+
+
+def _serve() -> int:
+    settings = Settings()
+    configure_logs(settings)
+    traces.start("stillhouse-api")
+    server = Server(create_app(settings), settings)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # outside of the server's run, which has its own way
+    with suppress(KeyboardInterrupt):  # what uvicorn ends with after a stop by Ctrl-C
+        server.run()
     return 0
 
 
@@ -80,16 +80,6 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
         await self._life.aclose()
         self._captured_signals.clear()  # uvicorn would end this process by them, as if it had not ended well
-
-
-def _complaint(error: ErrorDetails) -> str:
-    """Without the value, which may be a secret."""
-    return f"STILLHOUSE_{str(error['loc'][0]).upper()}: {error['msg']}"
-
-
-def _refuse(reason: str) -> int:
-    sys.stderr.write(f"stillhouse: {reason}\n")
-    return 2
 
 
 if __name__ == "__main__":

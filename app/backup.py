@@ -13,8 +13,10 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
+from app.commands import ended
+from app.db.migrate import check_is_there
+from app.errors import Misconfigured
 from app.ports.blobs import file_blobs
-from app.ports.parts import Parts
 from app.services import inventory
 from app.settings import Settings
 from app.wiring import assemble, database_url
@@ -30,47 +32,56 @@ def main(words: Sequence[str] | None = None) -> int:
         "--restore", action="store_true", help="put back from there what is missing or damaged"
     )
     arguments = parser.parse_args(words)
-    settings = Settings()
-    url = make_url(database_url(settings))
-    database = Path(url.database or "") if url.drivername.startswith("sqlite") else None
-    if arguments.restore and database is not None:
-        _restore_sqlite(arguments.folder, database)
-    parts = assemble(settings)
-    try:
-        return (
-            _restore(parts, arguments.folder)
-            if arguments.restore
-            else _save(parts, arguments.folder, database)
-        )
-    finally:
-        parts.close()
+    work = _restore if arguments.restore else _save
+    return ended(lambda: work(Settings(), arguments.folder))
 
 
-def _save(parts: Parts, folder: Path, database: Path | None) -> int:
-    """database: SQLite's file; None: another one."""
+def _save(settings: Settings, folder: Path) -> int:
+    check_is_there(database_url(settings))
     folder.mkdir(parents=True, exist_ok=True)
+    database = _sqlite_file(settings)
     if database is None:
         print("The database is not SQLite: dump it with pg_dump before the blobs are copied.")
     else:
         _copy_sqlite(database, folder / DATABASE)
         print("The database is saved.")
-    count, damaged = inventory.copy_new(parts.blobs, file_blobs(folder / "blobs"))
+    with closing(assemble(settings)) as parts:
+        count, damaged = inventory.copy_new(parts.blobs, file_blobs(folder / "blobs"))
     print(f"{count} new blobs are saved.")
+    return _tell(damaged, "not saved")
+
+
+def _restore(settings: Settings, folder: Path) -> int:
+    """Raises Misconfigured."""
+    if not (folder / "blobs").is_dir():
+        raise Misconfigured(f"There is no backup in {folder}: it has no folder `blobs`.")
+    database = _sqlite_file(settings)
+    if database is not None:
+        _restore_sqlite(folder, database)
+    with closing(assemble(settings)) as parts:
+        count, damaged = inventory.put_back(file_blobs(folder / "blobs"), parts.blobs)
+    print(f"{count} blobs are put back. `python -m app.verify` says whether all is there.")
+    return _tell(damaged, "in the backup, not put back")
+
+
+def _tell(damaged: Sequence[str], what: str) -> int:
     for sha256 in damaged:
-        print(f"damaged {sha256}, not saved")
+        print(f"damaged {sha256}, {what}")
     return 1 if damaged else 0
 
 
-def _restore(parts: Parts, folder: Path) -> int:
-    count = inventory.put_back(file_blobs(folder / "blobs"), parts.blobs)
-    print(f"{count} blobs are put back. `python -m app.verify` says whether all is there.")
-    return 0
+def _sqlite_file(settings: Settings) -> Path | None:
+    """None: the database is another one."""
+    url = make_url(database_url(settings))
+    return Path(url.database or "") if url.drivername.startswith("sqlite") else None
 
 
 def _restore_sqlite(folder: Path, database: Path) -> None:
     if database.exists():
         print("There is a database already, and it stays; move it away to have the saved one back.")
         return
+    if not (folder / DATABASE).exists():
+        raise Misconfigured(f"There is no database in {folder}: it is the backup of another kind.")
     database.parent.mkdir(parents=True, exist_ok=True)
     _copy_sqlite(folder / DATABASE, database)
     print("The database is put back.")

@@ -5,13 +5,21 @@ Prints a line for each that is missing or damaged, and a sum; the exit code is 1
 
 import sys
 
+from app.commands import ended
+from app.db.migrate import check_is_there
 from app.services import inventory
 from app.settings import Settings
-from app.wiring import assemble
+from app.wiring import assemble, database_url
 
 
 def main() -> int:
-    parts = assemble(Settings())
+    return ended(_verify)
+
+
+def _verify() -> int:
+    settings = Settings()
+    check_is_there(database_url(settings))
+    parts = assemble(settings)
     sound = troubled = 0
     try:
         for trouble in inventory.check(parts):

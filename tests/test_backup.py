@@ -133,6 +133,35 @@ def test_a_damaged_blob_is_found_kept_out_of_a_backup_and_put_back(
     assert stored.read_bytes() == b"it said so"
 
 
+def test_what_is_not_there_is_said_in_a_sentence(
+    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    database = Path(settings.database_url.removeprefix("sqlite:///"))
+    empty = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/none.db"})
+
+    def refused(settings: Settings, *words: object) -> str:
+        capfd.readouterr()
+        assert run(settings, *words, code=2) == ""
+        return capfd.readouterr().err
+
+    for words in (["app.verify"], ["app.backup", tmp_path / "backup"]):
+        assert "There is no database at the path" in refused(empty, *words)
+    assert not (tmp_path / "none.db").exists()
+    assert "no folder `blobs`" in refused(settings, "app.backup", "--restore", tmp_path / "nowhere")
+    digests = fill(settings)
+    run(settings, "app.backup", tmp_path / "backup")
+    (tmp_path / "backup" / "stillhouse.db").unlink()
+    assert "There is no database in" in refused(empty, "app.backup", "--restore", tmp_path / "backup")
+    stored = tmp_path / "backup" / "blobs" / "sha256" / digests["log"][:2] / digests["log"]
+    stored.write_bytes(b"it s")
+    wipe_blobs(settings)
+    said = run(settings, "app.backup", "--restore", tmp_path / "backup", code=1)
+    assert "6 blobs are put back" in said
+    assert f"damaged {digests['log']}, in the backup, not put back" in said
+    database.write_bytes(b"no database at all" * 100)
+    assert "The database does not answer" in refused(settings, "app.verify")
+
+
 def test_postgres_and_s3(settings: Settings, postgres_url: str, s3: servers.S3, tmp_path: Path) -> None:
     production = settings.model_copy(update={"database_url": postgres_url, "blobs_url": s3.url})
     url, dump = postgres_url.replace("+psycopg", ""), tmp_path / "stillhouse.dump"

@@ -34,7 +34,7 @@ from tests.waiting import until
 PASSWORD = "the-brokers-password"
 (QUEUE,) = QUEUES["cpu"]
 QUIET_S = 3600.0  # nobody looks for work by itself
-SLOWLY, QUICKLY = {"CHAOS_STEP_S": "0.5"}, {"CHAOS_STEP_S": "0.001"}
+SLOWLY, QUICKLY = {"CHAOS_STEP_S": "0.8"}, {"CHAOS_STEP_S": "0.001"}
 SOME_S = 0.5  # in which a worker would have done what it must not
 MOST_S = 30.0  # for a worker to be gone
 

@@ -31,7 +31,9 @@ def check(version: str, target: bytes, headers: Sequence[tuple[bytes, bytes]], *
     if coding is not None and (coding.strip().lower() != b"chunked" or version == "1.0"):
         raise MalformedRequest("Transfer-Encoding may be `chunked` alone, and in HTTP/1.1 alone.")
     if upgrades and (coding is not None or found.get(b"content-length", b"0").strip() != b"0"):
-        raise MalformedRequest("Nothing is upgraded here: send a body without the header Upgrade.")
+        raise MalformedRequest(
+            "Nothing is upgraded here: send a body by HTTP/1.1, without the header Upgrade."
+        )
     if b"://" in target and not target.startswith(b"/"):
         authority = target.partition(b"://")[2].replace(b"?", b"/").partition(b"/")[0]
         if authority.lower() != found.get(b"host", authority).strip().lower():

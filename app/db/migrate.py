@@ -7,9 +7,10 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from sqlalchemy import Connection, Engine, inspect, text
+from sqlalchemy import Connection, Engine, inspect, make_url, text
 
 from app.db.session import Sessions
+from app.errors import Misconfigured
 from app.settings import Settings
 
 NOT_CURRENT = "The database does not have this version's schema: run `make migrate` first."
@@ -35,6 +36,19 @@ def is_current(engine: Engine) -> bool:
         if not inspect(connection).has_table("alembic_version"):
             return False
         return connection.execute(text("SELECT version_num FROM alembic_version")).scalars().all() == [head()]
+
+
+def check_is_there(url: str) -> None:
+    """Raises Misconfigured when there is no database, or one of another version. Makes none."""
+    file = make_url(url).database if url.startswith("sqlite") else None
+    if file is not None and not Path(file).exists():
+        raise Misconfigured("There is no database at the path in STILLHOUSE_DATABASE_URL.")
+    sessions = Sessions(url)
+    try:
+        if not is_current(sessions.engine):
+            raise Misconfigured(NOT_CURRENT)
+    finally:
+        sessions.close()
 
 
 @cache

@@ -81,7 +81,9 @@ def check_url(settings: Settings, url: str, pointer: str = "/url") -> None:
     except (httpx.InvalidURL, httpx.UnsupportedProtocol, Refused, ValueError) as error:
         reason = str(error) if isinstance(error, httpx.TransportError) else "it is not a URL"
         detail = f"The URL cannot be called: {reason}."
-        fix = "Name an https:// URL of a public host, or let an operator allow it in outgoing_allow."
+        fix = (
+            "Name an https:// URL of a public host, or let an operator allow it in STILLHOUSE_OUTGOING_ALLOW."
+        )
         raise UnsafeUrl(detail, Fault(pointer, "unsafe_url", detail, fix)) from None
 
 
@@ -241,7 +243,7 @@ def _within(bounds: _Bounds, resolve: Resolve) -> Resolve:
         def run() -> None:
             try:
                 found.set_result(resolve(host, port))
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - whoever waits is told
                 found.set_exception(error)
             finally:
                 _free_look_ups.release()

@@ -83,7 +83,7 @@ class Attempt:
                 self._wait(stopping)
         finally:
             code = self._bury(stopping)
-            fence.join()
+            fence.join(RELEASE_S)
         self._tell_end(code, stopping)
         output.join(RELEASE_S)
         keeper = threading.Thread(target=self._keep_log, args=[output.text()], name="log", daemon=True)

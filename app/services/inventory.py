@@ -8,13 +8,11 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Literal
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.db.dialect import now
 from app.db.tables import AttemptLog, Dataset, Job, JobCheckpoint, ModelVersion, Signals
 from app.errors import NotFound
 from app.ports.blobs import Blobs
@@ -69,17 +67,15 @@ def copy_new(source: Blobs, target: Blobs) -> tuple[int, list[str]]:
     return count, damaged
 
 
-def put_back(source: Blobs, target: Blobs) -> int:
-    """Copies what the target lacks or has damaged; how many."""
-    count = 0
-    for one in source.all():
-        what = ail(target, one.sha256)
-        if what == "damaged":
-            target.remove(one.sha256, now() + timedelta(days=1))
-        if what is not None:
-            target.put(source.read(one.sha256))
-            count += 1
-    return count
+def put_back(source: Blobs, target: Blobs) -> tuple[int, list[str]]:
+    """Copies what the target lacks or has damaged; how many, and the digests of those damaged in the source,
+    which stay as they are."""
+    wanted = [one.sha256 for one in source.all() if ail(target, one.sha256) is not None]
+    damaged = [sha256 for sha256 in wanted if ail(source, sha256) is not None]
+    for sha256 in wanted:
+        if sha256 not in damaged:
+            target.put(source.read(sha256))
+    return len(wanted) - len(damaged), damaged
 
 
 def _named(session: Session) -> Iterator[tuple[str, str]]:

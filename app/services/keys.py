@@ -94,9 +94,14 @@ def check_exposure(settings: Settings) -> None:
 
 
 def establish(session: Session, settings: Settings) -> None:
-    """Makes the default project, and lets the configured bootstrap key in and every earlier one out."""
+    """Makes the default project, and lets the configured bootstrap key in and every earlier one out.
+
+    Without one nothing changes: a process that needs no keys may share the database with one that does.
+    """
     _insert_once(session, Project(id=DEFAULT_PROJECT, name="default"))
-    key = settings.bootstrap_key.get_secret_value() if settings.bootstrap_key else ""
+    if settings.bootstrap_key is None:
+        return
+    key = settings.bootstrap_key.get_secret_value()
     parts = _KEY.fullmatch(key)
     key_id = f"key_{parts[1]}" if parts else ""
     earlier = update(Key).where(Key.name == BOOTSTRAP, Key.id != key_id, Key.revoked_at.is_(None))

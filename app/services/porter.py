@@ -73,7 +73,10 @@ class Porters:
         for thread in [thread for thread in self._threads if thread.is_alive()]:
             thread.join(max(deadline - time.monotonic(), 0.0))
         for carriage in tuple(self._under_way):
-            carriage.hand_back()
+            try:
+                carriage.hand_back()
+            except Exception:
+                log.exception("an import could not be handed back: its lease will run out")
 
     def _run(self) -> None:
         while not self._stopping.wait(self._parts.settings.poll_s):

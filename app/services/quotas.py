@@ -80,7 +80,7 @@ def _refusals(session: Session, project: Project, accelerator: str) -> Iterator[
         if queued >= project.max_queued_jobs:
             detail = f"{queued} jobs of this project are queued, {project.max_queued_jobs} are allowed"
             fix = "wait until some have started, or cancel some"
-            yield _refused(detail, "/", fix, A_WHILE_S)
+            yield _refused(detail, "", fix, A_WHILE_S)
     if project.max_gpu_s is not None and accelerator != "cpu":
         spent = usage.gpu_s_this_month(session, project.id)
         if spent >= project.max_gpu_s:
@@ -98,7 +98,7 @@ def _refusals(session: Session, project: Project, accelerator: str) -> Iterator[
 def _no_room(used: int, size: int, allowed: int) -> QuotaExceeded:
     more = f" and this would add {size:,}" if size else ""
     detail = f"this project stores {used:,} bytes{more}, {allowed:,} are allowed"
-    return _refused(detail, "/", "delete datasets or jobs that nobody needs, or ask the operator for more")
+    return _refused(detail, "", "delete datasets or jobs that nobody needs, or ask the operator for more")
 
 
 def _refused(detail: str, pointer: str, fix: str, retry_after_s: int | None = None) -> QuotaExceeded:

@@ -155,11 +155,12 @@ class _Step:
         assert parameters is not None  # there is room only while there are other values
         trial = SweepTrial(sweep_id=self._sweep.id, number=number, parameters=parameters)
         try:
+            spec = seen.order.trial(self._sweep.id, number, parameters)
+            quotas.admit_job(self._session, self._sweep.project_id, spec.resources.accelerator)
             with (
                 traces.span("trial", self._sweep.traceparent, sweep_id=self._sweep.id, number=number),
                 self._session.begin_nested(),
             ):
-                spec = seen.order.trial(self._sweep.id, number, parameters)
                 job = submission.submit(self._session, self._settings, self._sweep.project_id, spec)
             trial.job_id, trial.student_parameters = job.id, job.resolved["parameters"]
         except Invalid as error:

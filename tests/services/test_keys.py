@@ -103,6 +103,15 @@ def test_a_new_bootstrap_key_ends_the_old_one(sessions: Sessions) -> None:
             ask(sessions, settings, authorization=f"Bearer {key}")
 
 
+def test_a_process_without_keys_ends_none(sessions: Sessions) -> None:
+    settings = with_key(fresh_key("one"))
+    establish(sessions, settings)
+    establish(sessions, Settings())
+    assert settings.bootstrap_key is not None
+    key = settings.bootstrap_key.get_secret_value()
+    assert ask(sessions, settings, authorization=f"Bearer {key}").key_id == "key_one"
+
+
 def test_a_project_that_is_there_stays_as_it_is(sessions: Sessions) -> None:
     establish(sessions, Settings())
     with sessions.read() as session:

@@ -179,7 +179,7 @@ def test_a_slot_is_not_free_before_all_that_was_killed_is_gone(
         claims.claim(session, "me", ("cpu",), parts.settings.lease_s)
     attempt = attempt_process.Attempt(parts, job_id, 1)
     attempt.run(threading.Event())
-    assert kills[0] == 3
+    assert kills[0] >= 3
     assert not alive(attempt._process.pid)
     if source == CHILD_THAT_OUTLIVES:
         assert not alive(int((tmp_path / "grandchild").read_text()))

@@ -1,0 +1,38 @@
+"""How the commands of an operator refuse: with a sentence and the exit code 2, never with a stack."""
+
+import sys
+from collections.abc import Callable
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import SettingsError
+from sqlalchemy.exc import DBAPIError
+
+from app.db.session import OUTAGES
+from app.errors import Misconfigured
+
+REFUSED = 2
+
+
+def ended(command: Callable[[], int]) -> int:
+    """The command's exit code."""
+    try:
+        return command()
+    except ValidationError as error:
+        reason = "; ".join(map(_complaint, error.errors()))
+    except SettingsError as error:  # what should be JSON is none; the error names the setting alone
+        reason = f"{error}; it is read as JSON."
+    except Misconfigured as error:
+        reason = error.detail
+    except (DBAPIError, *OUTAGES):
+        reason = (
+            "The database does not answer, or is none of ours: start it, or name another in "
+            "STILLHOUSE_DATABASE_URL."
+        )
+    sys.stderr.write(f"stillhouse: {reason}\n")
+    return REFUSED
+
+
+def _complaint(error: ErrorDetails) -> str:
+    """Without the value, which may be a secret."""
+    return f"STILLHOUSE_{str(error['loc'][0]).upper()}: {error['msg']}"
