@@ -26,7 +26,8 @@ DATABASE = "stillhouse.db"
 
 def main(words: Sequence[str] | None = None) -> int:
     """words: of the command line; None: this process's own."""
-    parser = argparse.ArgumentParser(prog="python -m app.backup", description="Saves database and blobs.")
+    about = "Saves the database and all blobs, or puts back what is missing."
+    parser = argparse.ArgumentParser(prog="python -m app.backup", description=about, allow_abbrev=False)
     parser.add_argument("folder", type=Path, help="where the backup is, or will be")
     parser.add_argument(
         "--restore", action="store_true", help="put back from there what is missing or damaged"

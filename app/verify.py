@@ -3,7 +3,9 @@
 Prints a line for each that is missing or damaged, and a sum; the exit code is 1 when there is one.
 """
 
+import argparse
 import sys
+from collections.abc import Sequence
 
 from app.commands import ended
 from app.db.migrate import check_is_there
@@ -12,7 +14,10 @@ from app.settings import Settings
 from app.wiring import assemble, database_url
 
 
-def main() -> int:
+def main(words: Sequence[str] | None = None) -> int:
+    """words: of the command line; None: this process's own."""
+    about = "Reads every stored blob that a row needs and compares it with its sha256."
+    argparse.ArgumentParser(prog="python -m app.verify", description=about).parse_args(words)
     return ended(_verify)
 
 

@@ -39,7 +39,7 @@ def run(settings: Settings, *words: object, code: int = 0) -> str:
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
         for variable, value in settings.environment().items():
             patch.setenv(variable, value)
-        ended = backup.main(rest) if name == "app.backup" else verify.main()
+        ended = backup.main(rest) if name == "app.backup" else verify.main(rest)
     assert ended == code, said.getvalue()
     return said.getvalue()
 

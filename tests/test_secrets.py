@@ -62,7 +62,7 @@ def test_nobody_is_told_a_secret_or_a_row(client: httpx.Client, postgres_url: st
     shut(postgres_url)
     away = [*asked(client), client.post("/v1/webhooks", json={"url": f"http://{NOWHERE}/"})]
     assert 503 in {answer.status_code for answer in away}
-    until(said("the lookout stumbled"))
+    until(said("the database does not answer"))
     assert said("the database did not answer")()
 
     secrets = [KEY, KEY[9:], DATABASE, HUB, LAKE, servers.SECRET_KEY, hook["secret"], hook["secret"][6:]]

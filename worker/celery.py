@@ -18,6 +18,7 @@ from app.ports.queue import BROKER_MANNERS, QUEUES, TASK
 from app.services import supervise
 from app.services.layers import Surveyor
 from app.services.porter import PARTING_S, Porters
+from app.services.stumbling import survived
 from app.services.workplace import Workplace
 from app.settings import Settings
 from app.wiring import assemble
@@ -42,7 +43,8 @@ celery.conf.update(
 @celery.task(name=TASK)  # type: ignore[untyped-decorator]
 def work(_job_id: str) -> None:
     """Carries out what is eligible. The id says who rang; the row says what to do."""
-    supervise.work(parts, place, stopping)
+    with survived("slot"):
+        supervise.work(parts, place, stopping)
 
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]

@@ -3,13 +3,15 @@
 Revisions are files `migrations/versions/NNNN_what.py` in one line without branches, each named by its number.
 """
 
+import argparse
+import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, make_url, text
 
-from app.db.session import Sessions
+from app.db.session import OUTAGES, Sessions
 from app.errors import Misconfigured
 from app.settings import Settings
 
@@ -88,5 +90,10 @@ def _upgrade(connection: Connection, revision: str) -> None:
 
 
 if __name__ == "__main__":
-    upgrade(Settings().database_url)
+    about = "Brings the database of STILLHOUSE_DATABASE_URL to this version's schema, with all that is in it."
+    argparse.ArgumentParser(prog="python -m app.db.migrate", description=about).parse_args()
+    try:
+        upgrade(Settings().database_url)
+    except OUTAGES:
+        sys.exit("stillhouse: the database of STILLHOUSE_DATABASE_URL does not answer")
     print(f"The database is at revision {head()}.")

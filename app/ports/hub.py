@@ -196,7 +196,7 @@ class Hub:
         if status in (401, 403):
             raise SourceForbidden(
                 f"The hub does not let us read {whose}: it is private or gated. An operator can set a "
-                "hub_token whose account may read it."
+                "STILLHOUSE_HUB_TOKEN whose account may read it."
             )
         if status in (408, 429) or status >= 500:
             busy = "has had too many requests" if status == 429 else "is in trouble"

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import httpcore
 import httpx
@@ -144,7 +144,7 @@ def _check_form(settings: Settings, url: httpx.URL) -> None:
     listed = _is_allowed_place(settings, host, port)
     if literal is not None and not (listed or is_public(literal) or _in_allowed_network(settings, literal)):
         raise Refused("its address is not public")
-    if url.scheme == "http" and not settings.outgoing_allow:
+    if url.scheme == "http" and not (listed or _networks(settings)):
         raise httpx.UnsupportedProtocol("only https is called")
 
 
@@ -177,8 +177,11 @@ def _is_allowed_place(settings: Settings, host: str, port: int) -> bool:
 def _in_allowed_network(settings: Settings, address: Address) -> bool:
     """Unwrapped, so that 10.0.0.0/8 also allows ::ffff:10.0.0.1."""
     inner = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    networks = (ip_network(text) for text in settings.outgoing_allow if "/" in text)
-    return any((inner or address) in network for network in networks)
+    return any((inner or address) in network for network in _networks(settings))
+
+
+def _networks(settings: Settings) -> list[IPv4Network | IPv6Network]:
+    return [ip_network(text) for text in settings.outgoing_allow if "/" in text]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from app.ports.outgoing import guarded_client
 from app.ports.parts import Parts
 from app.services import deliveries, outbox
 from app.services.deliveries import Letter, Reply
+from app.services.stumbling import survived
 
 INTERVAL_S = 0.5
 SENDERS = 8  # receivers that may be slow at once
@@ -36,11 +37,9 @@ class Courier(threading.Thread):
             while not self._stopping.is_set():
                 self._bell.wait(INTERVAL_S)
                 self._bell.clear()
-                try:
+                with survived("courier"):
                     self._hand_on()
                     self._send_due(senders)
-                except Exception:
-                    log.exception("the courier stumbled")
 
     def stop(self) -> None:
         self._stopping.set()

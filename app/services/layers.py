@@ -24,6 +24,7 @@ from app.db.tables import ModelLayers, ModelVersion
 from app.errors import UnknownLayer
 from app.ports.parts import Parts
 from app.services import surroundings
+from app.services.stumbling import survived
 
 TOO_LONG_S = 60.0  # for one listing
 ALONE_S = 90.0  # that its worker is left alone with it; another one may try when it is over
@@ -92,10 +93,8 @@ class Surveyor(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping.wait(self._parts.settings.poll_s):
-            try:
+            with survived("surveyor"):
                 serve(self._parts, self._stopping)
-            except Exception:
-                log.exception("the surveyor stumbled")
 
     def stop(self) -> None:
         self._stopping.set()

@@ -37,6 +37,7 @@ from app.services.fetching import Fetch
 from app.services.import_keeper import Keeper
 from app.services.picking import Pick
 from app.services.sources import DatasetOrder, ModelOrder, Order
+from app.services.stumbling import survived
 
 AT_ONCE = 2  # imports of one process, so that a slow source is not in the way of all
 PARTING_S = 5.0  # for an import to come to an end when its worker leaves
@@ -73,22 +74,18 @@ class Porters:
         for thread in [thread for thread in self._threads if thread.is_alive()]:
             thread.join(max(deadline - time.monotonic(), 0.0))
         for carriage in tuple(self._under_way):
-            try:
+            with survived("porter"):  # else its lease runs out
                 carriage.hand_back()
-            except Exception:
-                log.exception("an import could not be handed back: its lease will run out")
 
     def _run(self) -> None:
         while not self._stopping.wait(self._parts.settings.poll_s):
-            try:
+            with survived("porter"):
                 for carriage in _claimed(self._parts, self._stopping):
                     self._under_way.add(carriage)
                     try:
                         carriage.run()
                     finally:
                         self._under_way.discard(carriage)
-            except Exception:
-                log.exception("a porter stumbled")
 
 
 def serve(parts: Parts, stopping: threading.Event) -> None:

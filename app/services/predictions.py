@@ -48,7 +48,8 @@ def find(session: Session, project_id: str, reference: str) -> Student:
     try:
         version_id = models.identify(session, project_id, reference)
     except UnknownReference as error:
-        raise NotFound(error.detail, Fault("/model", "unknown_reference", error.detail)) from None
+        fix = "Name a model that GET /v1/models lists, with a version or an alias that it has."
+        raise NotFound(error.detail, Fault("/model", "unknown_reference", error.detail, fix)) from None
     student = _students.get(version_id)
     if student is None:
         student = _student(session, version_id)

@@ -21,6 +21,7 @@ from app.services.attempt_process import Attempt
 from app.services.claims import Room
 from app.services.layers import Surveyor
 from app.services.porter import Porters
+from app.services.stumbling import survived
 from app.services.workplace import Workplace
 
 EVERYWHERE = Room.of(("cpu", "cuda"), MOST_DEVICES)
@@ -138,10 +139,8 @@ class Lookout(threading.Thread):
                 workers.leave(session, self._place)
 
     def _do(self, what: Callable[[Parts], None]) -> None:
-        try:
+        with survived("lookout"):
             what(self._parts)
-        except Exception:
-            log.exception("the lookout stumbled")
 
     def stop(self) -> None:
         self._stopping.set()
@@ -187,8 +186,6 @@ class Supervisor:
         while not self._stopping.is_set():
             self._bell.wait()
             self._bell.clear()
-            try:
+            with survived("slot"):
                 work(self._parts, self._place, self._stopping)
-            except Exception:
-                log.exception("a slot stumbled")
         self._bell.set()  # wakes the next slot, so that it stops too

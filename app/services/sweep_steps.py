@@ -26,6 +26,7 @@ from app.errors import (
 )
 from app.ports.parts import Parts
 from app.services import jobs, quotas, search, submission
+from app.services.stumbling import survived
 from app.services.sweep_standing import Row, Standing, hopeless, look, points, tried
 from app.settings import Settings
 
@@ -38,10 +39,8 @@ def advance(parts: Parts) -> None:
     with parts.sessions.read() as session:
         running = session.scalars(select(Sweep.id).where(Sweep.status == "running").order_by(Sweep.id)).all()
     for sweep_id in running:
-        try:
+        with survived("sweep", sweep_id=sweep_id):  # the others go on
             step(parts, sweep_id)
-        except Exception:  # of one sweep; the others go on
-            log.exception("a sweep stumbled", sweep_id=sweep_id)
 
 
 def step(parts: Parts, sweep_id: str) -> None:
