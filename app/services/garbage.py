@@ -22,6 +22,7 @@ from app.errors import NotFound
 from app.ports.blobs import Blobs
 from app.ports.parts import Parts
 from app.services import imported, tallies
+from app.services.stumbling import survived
 from app.settings import Settings
 
 EVERY_S = 3_600.0
@@ -45,13 +46,11 @@ class Collector(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping.wait(LOOK_S):
-            try:
+            with survived("garbage collector"):
                 with self._parts.sessions.write() as session:
                     mine = is_my_turn(session)
                 if mine:
                     collect(self._parts)
-            except Exception:
-                log.exception("the garbage was not collected")
 
     def stop(self) -> None:
         self._stopping.set()

@@ -5,17 +5,15 @@ So a prediction costs no write; a process that is killed forgets what it counted
 
 import threading
 
-import structlog
 from sqlalchemy import update
 
 from app.db.dialect import db_now, now
 from app.db.tables import Key
 from app.ports.parts import Parts
 from app.services import usage
+from app.services.stumbling import survived
 
 INTERVAL_S = 5.0
-
-log = structlog.get_logger()
 
 
 class Meter(threading.Thread):
@@ -49,16 +47,15 @@ class Meter(threading.Thread):
         with self._lock:
             counted, self._predictions = self._predictions, {}
             used, self._keys = self._keys, set()
-        try:
+        with survived("meter"):
             if counted or used:
                 self._write(counted, used)
-        except Exception:
-            log.exception("the meter stumbled")
-            with self._lock:
-                for place, (requests, rows) in counted.items():
-                    more, more_rows = self._predictions.get(place, (0, 0))
-                    self._predictions[place] = (requests + more, rows + more_rows)
-                self._keys |= used
+            return
+        with self._lock:
+            for place, (requests, rows) in counted.items():
+                more, more_rows = self._predictions.get(place, (0, 0))
+                self._predictions[place] = (requests + more, rows + more_rows)
+            self._keys |= used
 
     def _write(self, counted: dict[tuple[str, str], tuple[int, int]], used: set[str]) -> None:
         with self._parts.sessions.write() as session:
