@@ -11,7 +11,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, inspect, make_url, text
 
-from app.db.session import OUTAGES, Sessions
+from app.commands import ended
+from app.db.session import Sessions
 from app.errors import Misconfigured
 from app.settings import Settings
 
@@ -89,11 +90,13 @@ def _upgrade(connection: Connection, revision: str) -> None:
         raise RuntimeError("a migration would leave rows that point at nothing; nothing was changed")
 
 
+def _main() -> int:
+    upgrade(Settings().database_url)
+    print(f"The database is at revision {head()}.")
+    return 0
+
+
 if __name__ == "__main__":
     about = "Brings the database of STILLHOUSE_DATABASE_URL to this version's schema, with all that is in it."
     argparse.ArgumentParser(prog="python -m app.db.migrate", description=about).parse_args()
-    try:
-        upgrade(Settings().database_url)
-    except OUTAGES:
-        sys.exit("stillhouse: the database of STILLHOUSE_DATABASE_URL does not answer")
-    print(f"The database is at revision {head()}.")
+    sys.exit(ended(_main))
