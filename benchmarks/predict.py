@@ -107,13 +107,13 @@ def measure(settings: Settings, bundle: Bundle, file: Path) -> None:
             "POST /predict, 1 connection": lambda: put_under_load(
                 running.port, request, connections=1, seconds=SECONDS
             ),
-            "the same with a key and rate limits": lambda: put_under_load(
+            "with a key and rate limits, 1 connection": lambda: put_under_load(
                 guarded.port, keyed, connections=1, seconds=SECONDS
             ),
             "POST /predict, 16 connections": lambda: put_under_load(
                 running.port, request, connections=16, seconds=SECONDS
             ),
-            "the same with a key and rate limits ": lambda: put_under_load(
+            "with a key and rate limits, 16 connections": lambda: put_under_load(
                 guarded.port, keyed, connections=16, seconds=SECONDS
             ),
         }
@@ -139,10 +139,10 @@ def called(work: Callable[[], object]) -> Load:
 
 def show(rounds: dict[str, list[Load]]) -> None:
     """The median of the rounds."""
-    print(f"{'':38} {'p50 ms':>8} {'p95 ms':>8} {'rate/s':>8}")
+    print(f"{'':42} {'p50 ms':>8} {'p95 ms':>8} {'rate/s':>8}")
     for name, loads in rounds.items():
         p50, p95 = (median(load.quantile_ms(share) for load in loads) for share in (0.5, 0.95))
-        print(f"{name:38} {p50:8.2f} {p95:8.2f} {median(load.rate for load in loads):8.0f}")
+        print(f"{name:42} {p50:8.2f} {p95:8.2f} {median(load.rate for load in loads):8.0f}")
 
 
 if __name__ == "__main__":
