@@ -47,7 +47,7 @@ TRIES = 3  # looks at whose turn it is, when others were faster each time
 TURNS = 16  # projects that one look finds
 NOBODY = -1  # below every priority
 PATIENCE_S = 60.0  # that a job for several slots lets others pass; then slots are kept free for it
-_jobs, _projects = Job.__table__, Project.__table__  # a look at these costs half of one at the classes
+_jobs, _projects = Job.__table__, Project.__table__  # a look at these costs less than one at the classes
 QUEUED = literal("queued", literal_execute=True)  # the index of queued jobs does not serve a parameter
 
 

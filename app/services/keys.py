@@ -29,7 +29,7 @@ from app.settings import Settings
 
 BOOTSTRAP = "bootstrap"  # the name of the key that the settings hold
 _KEY = re.compile(r"sh_([A-Za-z0-9]{1,32})_[A-Za-z0-9_-]{43,128}")  # 43 characters of base64 are 256 bits
-_keys = Key.__table__.c  # every request asks this: made once and of the table, it costs half the time
+_keys = Key.__table__.c  # every request asks this: made once and of the table, it costs least
 _VALID = (
     select(_keys.id, _keys.project_id, _keys.digest, _keys.scopes)
     .where(_keys.id == bindparam("key_id"), _keys.revoked_at.is_(None))

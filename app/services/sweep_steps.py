@@ -155,6 +155,7 @@ class _Step:
         trial = SweepTrial(sweep_id=self._sweep.id, number=number, parameters=parameters)
         try:
             spec = seen.order.trial(self._sweep.id, number, parameters)
+            # before the span, for a step that only waits is no failed trial
             quotas.admit_job(self._session, self._sweep.project_id, spec.resources.accelerator)
             with (
                 traces.span("trial", self._sweep.traceparent, sweep_id=self._sweep.id, number=number),

@@ -4,7 +4,7 @@ import pytest
 from sqlalchemy import select
 from torch import nn
 
-from app.db.tables import Event, MetricPoint
+from app.db.tables import Event, Job, MetricPoint
 from app.errors import LeaseLost
 from app.services import jobs
 from tests.worker.workshop import Workshop, digits, order, table
@@ -20,13 +20,18 @@ class Clock:
         return self.now
 
 
-def test_progress_is_written_at_most_once_a_second_and_points_wait_for_it(
-    workshop: Workshop, expert: nn.Module
-) -> None:
+def timed(workshop: Workshop, expert: nn.Module) -> tuple[Job, Clock, Journal]:
+    """A running job, and its journal, which goes by the clock."""
     rows = workshop.data(table(X[:20], Y[:20]))
     job = workshop.submit(order([workshop.perceptron(expert, (64, 64))], rows, spec={}))
     clock = Clock()
-    journal = Journal(workshop.parts.sessions, job.id, job.attempt, clock)
+    return job, clock, Journal(workshop.parts.sessions, job.id, job.attempt, clock)
+
+
+def test_progress_is_written_at_most_once_a_second_and_points_wait_for_it(
+    workshop: Workshop, expert: nn.Module
+) -> None:
+    job, clock, journal = timed(workshop, expert)
     written = []
     with journal.phase("train"):
         for step in range(1, 31):
@@ -46,10 +51,7 @@ def test_progress_is_written_at_most_once_a_second_and_points_wait_for_it(
 def test_an_event_tells_progress_when_ten_seconds_and_a_percent_have_gone_by(
     workshop: Workshop, expert: nn.Module
 ) -> None:
-    rows = workshop.data(table(X[:20], Y[:20]))
-    job = workshop.submit(order([workshop.perceptron(expert, (64, 64))], rows, spec={}))
-    clock = Clock()
-    journal = Journal(workshop.parts.sessions, job.id, job.attempt, clock)
+    job, clock, journal = timed(workshop, expert)
     with journal.phase("train"):
         for seconds, fraction in ((1, 0.1), (9, 0.2), (12, 0.3), (23, 0.301), (30, 0.309), (90, 0.32)):
             clock.now = float(seconds)
