@@ -43,18 +43,22 @@ class db_now(FunctionElement[datetime]):  # noqa: N801  (it reads as the SQL fun
     type = UtcTime()
     inherit_cache = True
 
-    def __init__(self, offset_s: float | SQLColumnExpression[Any] = 0.0) -> None:
-        number = isinstance(offset_s, int | float)
-        super().__init__(literal(offset_s, Float()) if number else offset_s)
+    def __init__(self, offset_s: float | SQLColumnExpression[Any] | None = None) -> None:
+        if isinstance(offset_s, int | float):
+            offset_s = literal(offset_s, Float())
+        super().__init__(*([] if offset_s is None else [offset_s]))
 
 
 @compiles(db_now, "sqlite")
 def _sqlite_now(element: db_now, compiler: Any, **kw: Any) -> str:
-    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now', {compiler.process(element.clauses, **kw)} || ' seconds')"
+    offset = f", {compiler.process(element.clauses, **kw)} || ' seconds'" if len(element.clauses) else ""
+    return f"strftime('%Y-%m-%d %H:%M:%f000', 'now'{offset})"
 
 
 @compiles(db_now, "postgresql")
 def _postgres_now(element: db_now, compiler: Any, **kw: Any) -> str:
+    if not len(element.clauses):
+        return "clock_timestamp()"
     return f"(clock_timestamp() + make_interval(secs => {compiler.process(element.clauses, **kw)}))"
 
 

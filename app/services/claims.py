@@ -48,7 +48,16 @@ TURNS = 16  # projects that one look finds
 NOBODY = -1  # below every priority
 PATIENCE_S = 60.0  # that a job for several slots lets others pass; then slots are kept free for it
 _jobs, _projects = Job.__table__, Project.__table__  # a look at these costs less than one at the classes
-QUEUED = literal("queued", literal_execute=True)  # the index of queued jobs does not serve a parameter
+
+
+def fixed(value: Any) -> ColumnElement[Any]:
+    """A part of the statement's text. Postgres plans a statement without parameters once, and its index of
+    queued jobs serves no parameter.
+    """
+    return literal(value, literal_execute=True)
+
+
+QUEUED = fixed("queued")
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ def no_gpu_left(job: Any) -> ColumnElement[bool]:
 def running_jobs() -> Subquery:
     """(project_id, count) of the projects that have any."""
     jobs = _jobs.c
-    counted = select(jobs.project_id, func.count().label("count")).where(jobs.status == "running")
+    counted = select(jobs.project_id, func.count().label("count")).where(jobs.status == fixed("running"))
     return counted.group_by(jobs.project_id).subquery("running")
 
 
@@ -125,16 +134,17 @@ def _look(free: tuple[tuple[str, int], ...], *, barring: bool) -> Select[*tuple[
     """Whose turn it is among the projects, for a worker with so many free slots by accelerator."""
     head = union_all(*(_heads(accelerator, slots) for accelerator, slots in free if slots)).subquery("head")
     running = running_jobs()
-    count, quota = func.coalesce(running.c.count, 0), _projects.c.max_running_jobs
+    count, quota = func.coalesce(running.c.count, fixed(0)), _projects.c.max_running_jobs
+    kept = bindparam("kept", type_=Integer, literal_execute=True)
     quotas_of = quota.label("quota"), _projects.c.max_gpu_s.label("gpu_quota")
     return (
         select(head.c.project_id, head.c.accelerator, head.c.priority, *quotas_of)
         .join(_projects, _projects.c.id == head.c.project_id)
         .outerjoin(running, running.c.project_id == head.c.project_id)
-        .where(head.c.id.is_not(None), head.c.priority > bindparam("kept", type_=Integer))
+        .where(head.c.id.is_not(None), head.c.priority > kept)
         .where(or_(quota.is_(None), count < quota), *([~no_gpu_left(head.c)] if barring else []))
         .order_by(head.c.priority.desc(), count, head.c.created_at, head.c.id)
-        .limit(TURNS)
+        .limit(fixed(TURNS))
     )
 
 
@@ -142,19 +152,19 @@ def _heads(accelerator: str, free: int) -> Select[*tuple[Any, ...]]:
     """Of each project the job for this accelerator that is first among its own, by index lookups alone."""
     best, oldest = _jobs.alias().c, _jobs.alias().c
     top = select(best.priority).where(best.project_id == _projects.c.id, *_fits(best, accelerator, free))
-    top = top.order_by(best.priority.desc()).limit(1).correlate(_projects)
+    top = top.order_by(best.priority.desc()).limit(fixed(1)).correlate(_projects)
     project = select(_projects.c.id, top.scalar_subquery().label("priority")).subquery()
     eldest = (
         select(oldest.id)
         .where(oldest.project_id == project.c.id, oldest.priority == project.c.priority)
         .where(*_fits(oldest, accelerator, free))
         .order_by(oldest.created_at, oldest.id)
-        .limit(1)
+        .limit(fixed(1))
         .correlate(project)
     )
     return select(
         project.c.id.label("project_id"),
-        literal(accelerator).label("accelerator"),
+        fixed(accelerator).label("accelerator"),
         project.c.priority,
         eldest.with_only_columns(oldest.created_at).scalar_subquery().label("created_at"),
         eldest.with_only_columns(oldest.id).scalar_subquery().label("id"),
@@ -162,7 +172,7 @@ def _heads(accelerator: str, free: int) -> Select[*tuple[Any, ...]]:
 
 
 def _fits(job: Any, accelerator: str, free: int) -> list[ColumnElement[bool]]:
-    return [*ready(job), job.accelerator == accelerator, job.devices <= free]
+    return [*ready(job), job.accelerator == fixed(accelerator), job.devices <= fixed(free)]
 
 
 def _kept_for(session: Session, room: Room) -> int:

@@ -9,20 +9,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import case, func, literal, select
+from sqlalchemy import case, func, select
 from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
 from app.db.session import OUTAGES, Sessions
 from app.db.tables import Delivery, Event, Import, Job, Outbox, Webhook, Worker
 from app.services import tallies
+from app.services.claims import QUEUED
 from app.services.deliveries import PENDING, next_at
 from app.services.tallies import Sum
 
 LIVE = ("queued", "running", "paused")
 ACCELERATORS = ("auto", "cpu", "cuda")
 MOST_COUNTED = 10_000  # of what piles up while something is broken; more than that says no more
-_QUEUED = literal("queued", literal_execute=True)  # the index of queued jobs does not serve a parameter
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def _jobs(session: Session) -> dict[str, int]:
 
 def _queue(session: Session, now: datetime) -> dict[str, Line]:
     due = select(Job.accelerator, func.count(), func.min(Job.available_at)).where(
-        Job.status == _QUEUED, Job.available_at <= now
+        Job.status == QUEUED, Job.available_at <= now
     )
     lines = {
         row[0]: Line(row[1], _age_s(now, row[2])) for row in session.execute(due.group_by(Job.accelerator))
