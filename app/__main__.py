@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from app import traces
 from app.api.connection import connection_class
 from app.commands import ended
-from app.logs import configure_logs
+from app.logs import configure_logs, warn_of_unknown_settings
 from app.main import create_app
 from app.settings import Settings
 
@@ -35,6 +35,7 @@ def main() -> int:
 def _serve() -> int:
     settings = Settings()
     configure_logs(settings)
+    warn_of_unknown_settings()
     traces.start("stillhouse-api")
     server = Server(create_app(settings), settings)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # outside of the server's run, which has its own way

@@ -1,13 +1,14 @@
 """One event a line, ours and the libraries' alike: readable in a console, JSON for machines."""
 
 import logging
+import os
 import sys
 from typing import Any
 
 import structlog
 
 from app import traces
-from app.settings import Settings
+from app.settings import Settings, unknown_variables
 
 _SHARED: list[Any] = [
     structlog.contextvars.merge_contextvars,
@@ -38,6 +39,12 @@ def configure_logs(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(foreign)
     logging.basicConfig(handlers=[handler], level=logging.WARNING, force=True)
+
+
+def warn_of_unknown_settings() -> None:
+    """A misspelt variable leaves a default in force, and nobody would know."""
+    for name, meant in unknown_variables(os.environ).items():
+        structlog.get_logger().warning("this variable is no setting", variable=name, did_you_mean=meant)
 
 
 def _console() -> Any:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Literal
@@ -33,6 +34,7 @@ class Connection(BaseModel):
 _RATE = r"^([1-9][0-9]{0,8}/(second|minute|hour|day))?$"
 
 _OURS_ALONE = ("STILLHOUSE_BOOTSTRAP_KEY", "STILLHOUSE_HUB_TOKEN")  # in capitals or not
+_NO_SETTINGS = {"STILLHOUSE_FAILPOINT", "STILLHOUSE_FAILPOINT_ONCE", "STILLHOUSE_KEY"}  # read elsewhere
 
 
 class Settings(BaseSettings):
@@ -217,3 +219,14 @@ class Settings(BaseSettings):
             name: value if isinstance(value, str) else json.dumps(value) for name, value in values.items()
         }
         return {f"STILLHOUSE_{name.upper()}": text for name, text in texts.items()}
+
+
+def unknown_variables(variables: Mapping[str, str]) -> dict[str, str | None]:
+    """Those with our prefix that set nothing, each with the one that may be meant."""
+    known = {f"STILLHOUSE_{name.upper()}" for name in Settings.model_fields} | _NO_SETTINGS
+    strange = {name: name.upper() for name in variables if name.upper().startswith("STILLHOUSE_")}
+    return {
+        name: next(iter(get_close_matches(capitals, known, n=1)), None)
+        for name, capitals in strange.items()
+        if capitals not in known
+    }

@@ -55,6 +55,16 @@ def test_it_says_where_it_listens_and_ends_when_it_is_asked_to(
         httpx.get(f"{url}/healthz")
 
 
+def test_it_warns_of_a_variable_that_sets_nothing(settings: Settings) -> None:
+    with running(
+        settings, STILLHOUSE_MAX_UPLOAD_BYTE="5", stillhouse_port="0", STILLHOUSE_KEY="of a client"
+    ) as process:
+        assert process.stderr is not None
+        line = next(line for line in process.stderr if "no setting" in line or "listening" in line)
+    assert "variable=STILLHOUSE_MAX_UPLOAD_BYTE" in line
+    assert "did_you_mean=STILLHOUSE_MAX_UPLOAD_BYTES" in line
+
+
 def test_it_makes_and_migrates_its_own_sqlite_file(settings: Settings, tmp_path: Path) -> None:
     fresh = settings.model_copy(update={"database_url": f"sqlite:///{tmp_path}/new/fresh.db"})
     with running(fresh) as process:

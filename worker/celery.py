@@ -13,7 +13,7 @@ from kombu.entity import Queue
 from app import traces
 from app.db import migrate
 from app.db.session import OUTAGES
-from app.logs import configure_logs
+from app.logs import configure_logs, warn_of_unknown_settings
 from app.ports.queue import BROKER_MANNERS, QUEUES, TASK
 from app.services import supervise
 from app.services.layers import Surveyor
@@ -58,6 +58,7 @@ def _check(**_: Any) -> None:
 @signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _begin(**_: Any) -> None:
     configure_logs(settings)
+    warn_of_unknown_settings()
     traces.start("stillhouse-worker")
     lookout.start()
     surveyor.start()

@@ -167,14 +167,16 @@ class Carriage:
         finally:
             origin.close()
         self._keeper.renew()
-        out = Path(tempfile.mkdtemp(prefix="out-", dir=self._folder))
-        if isinstance(order, ModelOrder):
-            self._take_in_model(order, pinned, places[0] if picks[0].is_packed else self._files, out)
-        else:
-            received = [
-                UploadedFile(pick.field, pick.name, place) for pick, place in zip(picks, places, strict=True)
-            ]
-            self._take_in_dataset(order, pinned, received, out)
+        with tempfile.TemporaryDirectory(prefix="out-", dir=self._folder) as folder:
+            out = Path(folder)
+            if isinstance(order, ModelOrder):
+                self._take_in_model(order, pinned, places[0] if picks[0].is_packed else self._files, out)
+            else:
+                received = [
+                    UploadedFile(pick.field, pick.name, place)
+                    for pick, place in zip(picks, places, strict=True)
+                ]
+                self._take_in_dataset(order, pinned, received, out)
 
     # ---- what is meant
 
@@ -276,14 +278,11 @@ class Carriage:
             change(session, *self._key)
 
     def _clear(self) -> None:
-        """Nothing is left of an import that has ended."""
+        """Nothing is left of an import that has ended; else another attempt may go on with the files."""
         with self._parts.sessions.read() as session:
             ended = session.get_one(Import, self._one.id).ended_at is not None
         if ended:
             scratch.remove(self._folder)
-        else:
-            for left in self._folder.glob("out-*"):
-                scratch.remove(left)
 
 
 def _at_the_source(error: StillhouseError) -> StillhouseError:
