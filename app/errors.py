@@ -3,6 +3,7 @@
 A message names the thing, the value and the way out. It never carries a path, SQL, a host name or a stack.
 """
 
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -14,8 +15,9 @@ def shown(value: object, length: int = 60) -> str:
 
 
 def sentence(text: str) -> str:
-    """It with a capital letter in front; names and values further on stay as they are."""
-    return text[:1].upper() + text[1:]
+    """With a full stop, and a capital where it begins with a word; a name of code stays as it is written."""
+    start = text[:1].upper() if re.match(r"[a-z]+[ ,;]", text) else text[:1]
+    return f"{start}{text[1:]}" + ("" if not text or text.endswith((".", "?", "!")) else ".")
 
 
 def pointer(*parts: object) -> str:
@@ -56,7 +58,10 @@ class StillhouseError(Exception):
             "detail": self.detail,
             "code": self.code,
             "retryable": self.retryable,
-            "errors": [asdict(fault) for fault in self.faults],
+            "errors": [
+                asdict(fault) | {"detail": sentence(fault.detail), "fix": sentence(fault.fix)}
+                for fault in self.faults
+            ],
         }
 
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from app.catalog.spec import NAME
-from app.errors import Fault, pointer
+from app.errors import Fault, pointer, sentence
 
 MAX_FAULTS = 50
 _AT_A_KEY = (
@@ -112,7 +112,7 @@ class _Place:
         if self.kind == "string_pattern_mismatch":
             return Fault(self.pointer, self.kind, "It is not written as it should be.", self._form())
         message = _DICTIONARY.sub("a JSON object", _OURS.sub("", str(self.complaint["msg"])))
-        detail = _sentence(message.replace("Input should", "It should"))
+        detail = sentence(message.replace("Input should", "It should"))
         return Fault(self.pointer, self.kind, detail, self._remedy(message))
 
     def _fault_of_kind(self) -> Fault:
@@ -129,6 +129,8 @@ class _Place:
         return f"Write {known}." if known else self._description() or f"It has to match {pattern}."
 
     def _remedy(self, message: str) -> str:
+        if self.kind == "timezone_aware":
+            return "Write the moment with its zone, as in 2030-12-31T23:00:00Z."
         rule = re.fullmatch(r"Input should be (a valid |an? )?([^,]*)(,.*)?", message)
         size = re.fullmatch(
             r"(String|List|Tuple|Set|Dictionary|Value) should have (at [^,]*?)( after .*)?", message
@@ -140,7 +142,7 @@ class _Place:
     def _description(self) -> str:
         for model in self.parents:
             if (field := _fields(model).get(self.path[-1])) and field.description:
-                return _sentence(f"Expected: {field.description}")
+                return sentence(f"Expected: {field.description}")
         return ""
 
 
@@ -190,7 +192,3 @@ def suggest(name: str, known: AbstractSet[str]) -> str:
     close = get_close_matches(name[:100], known, n=1)
     listed = f"Known here: {', '.join(sorted(known))}." if known else "Leave it out."
     return f"Did you mean `{close[0]}`? {listed}" if close else listed
-
-
-def _sentence(message: str) -> str:
-    return message[:1].upper() + message[1:].rstrip(".") + "."

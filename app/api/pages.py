@@ -53,6 +53,8 @@ def read_cursor(after: str | None, form: str = r"[a-z]+_[a-z0-9]{1,64}") -> str 
     except ValueError:
         mark = ""
     if not re.fullmatch(form, mark):
-        fault = Fault("/after", "invalid_cursor", "no page gave out this value", "Pass `next` of a page.")
+        fault = Fault(
+            "/query/after", "invalid_cursor", "no page gave out this value", "Pass `next` of a page."
+        )
         raise Invalid("The cursor `after` is not one of ours.", fault)
     return mark

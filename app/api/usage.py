@@ -72,7 +72,7 @@ def _days(first: date | None, last: date | None) -> tuple[date, date]:
     last = last or now().date()
     first = first or last - timedelta(days=30)
     if not 0 <= (last - first).days < MOST_DAYS:
-        fault = Fault("/from", "invalid_range", f"{first} to {last}", f"Ask for 1 to {MOST_DAYS} days.")
+        fault = Fault("/query/from", "invalid_range", f"{first} to {last}", f"Ask for 1 to {MOST_DAYS} days.")
         raise Invalid("The days `from` and `to` do not make a range that can be answered.", fault)
     return first, last
 

@@ -26,7 +26,7 @@ def set_alias(
     """Points the alias at a version. Raises NotFound, UnknownReference, VersionConflict."""
     model = _lock(session, project_id, name)
     if not 1 <= version <= model.last_version:
-        detail = f"The model {name} has the versions 1 to {model.last_version}, not {shown(version)}."
+        detail = f"The model {name} has {models.versions_of(model)}, not {shown(version)}."
         raise UnknownReference(
             detail, Fault("/version", "unknown_reference", detail, "Name a version that is there.")
         )

@@ -257,6 +257,11 @@ def _statements(*asked: Any) -> _Asked:
 _ID, _VERSION = _statements(ModelVersion.__table__.c.id), _statements(ModelVersion, Model)
 
 
+def versions_of(model: Model) -> str:
+    """For a message."""
+    return "version 1 alone" if model.last_version == 1 else f"the versions 1 to {model.last_version}"
+
+
 def _what_there_is(session: Session, project_id: str, name: str, model: Model | None) -> str:
     if model is None:
         names = [known.name for known in list_(session, project_id, before=None, limit=10)]
@@ -264,7 +269,7 @@ def _what_there_is(session: Session, project_id: str, name: str, model: Model | 
             f"There are {', '.join(names)}." if names else "There is none yet."
         )
     marks = [f"{row.alias} ({row.version})" for row in aliases(session, model.id)[:10]]
-    return f"The model {name} has the versions 1 to {model.last_version}" + (
+    return f"The model {name} has {versions_of(model)}" + (
         f" and the aliases {', '.join(marks)}." if marks else "."
     )
 

@@ -289,6 +289,6 @@ def _at_the_source(error: StillhouseError) -> StillhouseError:
     """The child speaks of a file that was sent; here none was."""
     faults = [
         Fault("/source", fault.code, fault.detail, fault.fix) if fault.pointer == "/file" else fault
-        for fault in error.faults
+        for fault in error.faults or [Fault("/source", error.code, error.detail)]
     ]
     return type(error)(error.detail, *faults)

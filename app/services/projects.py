@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.db.ids import new_id
 from app.db.tables import Project
-from app.errors import NotFound, StateConflict, shown
+from app.errors import Fault, NotFound, StateConflict, sentence, shown
 
 QUOTAS = ("max_running_jobs", "max_queued_jobs", "max_gpu_s", "max_bytes", "max_parameters")
 
@@ -21,7 +21,9 @@ def create(session: Session, name: str, quotas: Mapping[str, Any]) -> Project:
         with session.begin_nested():
             session.add(project)
     except IntegrityError:
-        raise StateConflict(f"There is a project named {shown(name)} already: take another name.") from None
+        taken = f"there is a project named {shown(name)} already"
+        fault = Fault("/name", "taken", taken, "take another name")
+        raise StateConflict(f"{sentence(taken)} Take another name.", fault) from None
     session.refresh(project)
     return project
 

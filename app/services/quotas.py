@@ -78,7 +78,7 @@ def _refusals(session: Session, project: Project, accelerator: str) -> Iterator[
     if project.max_queued_jobs is not None:
         queued = jobs(session, project.id, "queued")
         if queued >= project.max_queued_jobs:
-            detail = f"{queued} jobs of this project are queued, {project.max_queued_jobs} are allowed"
+            detail = f"queued jobs of this project: {queued}, allowed: {project.max_queued_jobs}"
             fix = "wait until some have started, or cancel some"
             yield _refused(detail, "", fix, A_WHILE_S)
     if project.max_gpu_s is not None and accelerator != "cpu":

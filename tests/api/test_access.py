@@ -117,6 +117,20 @@ def test_a_key_ends_by_the_clock_of_the_database(application: FastAPI, operator:
     assert len(operator.get("/v1/keys").json()["data"]) == 2
 
 
+def test_a_moment_without_its_zone_is_told_how_it_is_written(operator: TestClient) -> None:
+    order = {"name": "a", "scopes": ["read"], "expires_at": "2030-01-01T00:00:00"}
+    (fault,) = operator.post("/v1/keys", json=order).json()["errors"]
+    assert fault["pointer"] == "/expires_at"
+    assert fault["fix"].endswith("2030-12-31T23:00:00Z.")
+
+
+def test_a_project_s_name_is_taken_once(application: FastAPI, operator: TestClient) -> None:
+    keyed.make_project(application, "lab")
+    answer = operator.post("/v1/projects", json={"name": "lab"})
+    assert "'lab' already" in refused(answer, 409, "state_conflict")
+    assert [fault["pointer"] for fault in answer.json()["errors"]] == ["/name"]
+
+
 @pytest.mark.parametrize(
     "order",
     [
@@ -176,9 +190,9 @@ def test_quotas_refuse_what_is_over_them_and_the_plan_says_so(
 
     assert owner.post("/v1/jobs", json=order).status_code == 202
     answer = owner.post("/v1/jobs", json=order)
-    assert "1 jobs of this project are queued, 1 are allowed" in refused(answer, 429, "quota_exceeded")
+    assert "queued jobs of this project: 1, allowed: 1" in refused(answer, 429, "quota_exceeded")
     assert answer.headers["retry-after"] == "30"
-    assert limited(max_queued_jobs=1)["quota_exceeded"]["fix"].startswith("wait")
+    assert limited(max_queued_jobs=1)["quota_exceeded"]["fix"].startswith("Wait")
 
     assert limited(max_gpu_s=0)["quota_exceeded"]["pointer"] == "/resources/accelerator"
     answer = owner.post("/v1/jobs", json=order)

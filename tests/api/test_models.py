@@ -139,7 +139,7 @@ def test_models_are_listed_in_pages(client: TestClient, application: FastAPI) ->
     older = client.get("/v1/models/a", params={"after": model["versions"]["next"]}).json()
     assert [page["versions"]["data"][0]["version"] for page in (model, older)] == [2, 1]
     for cursor in ("x", "AAAA", "bWRsXzE", "%00", "é"):
-        refused(client.get("/v1/models/a", params={"after": cursor}), 422, "invalid_request", "/after")
+        refused(client.get("/v1/models/a", params={"after": cursor}), 422, "invalid_request", "/query/after")
 
 
 def test_another_project_is_not_there(client: TestClient, application: FastAPI) -> None:
@@ -161,7 +161,7 @@ def test_another_project_is_not_there(client: TestClient, application: FastAPI) 
 
 def test_an_unknown_version_says_what_there_is(client: TestClient, application: FastAPI) -> None:
     register(application)
-    assert "versions 1 to 1" in refused(client.get("/v1/models/digits/versions/2"), 404, "not_found")
+    assert "version 1 alone" in refused(client.get("/v1/models/digits/versions/2"), 404, "not_found")
     assert "There are digits." in refused(client.get("/v1/models/letters"), 404, "not_found")
 
 

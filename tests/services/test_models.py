@@ -115,7 +115,7 @@ def test_an_unknown_version_says_which_there_are(sessions: Sessions) -> None:
     register(sessions, alias="champion")
     with sessions.read() as session:
         for selector in ("2", "0", "none", "9" * 40):
-            with pytest.raises(UnknownReference, match=r"versions 1 to 1 .* champion \(1\)"):
+            with pytest.raises(UnknownReference, match=r"version 1 alone .* champion \(1\)"):
                 models.find(session, PROJECT, f"model:digits@{selector}")
 
 
@@ -201,7 +201,7 @@ def test_an_alias_needs_a_model_and_a_version(sessions: Sessions) -> None:
     with sessions.write() as session:
         with pytest.raises(NotFound):
             aliases.set_alias(session, PROJECT, "none", "champion", version=1)
-        with pytest.raises(UnknownReference, match="versions 1 to 1, not '2'"):
+        with pytest.raises(UnknownReference, match="version 1 alone, not '2'"):
             aliases.set_alias(session, PROJECT, "digits", "champion", version=2)
         with pytest.raises(VersionConflict, match="does not exist"):
             aliases.set_alias(

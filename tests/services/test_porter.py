@@ -549,6 +549,8 @@ def test_the_token_opens_the_hub_and_goes_nowhere_else(
     hub.token = "hf_secret"
     closed = carry_out(parts, order(parts, "hf:org/insects"))
     assert (closed.status, code(closed)) == ("failed", "source_forbidden")
+    assert closed.error is not None
+    assert [fault["pointer"] for fault in closed.error["errors"]] == ["/source"]
     token = {"hub_token": SecretStr("hf_secret")}
     known = replace(parts, settings=parts.settings.model_copy(update=token))
     assert carry_out(known, order(parts, "hf:org/insects")).status == "succeeded"

@@ -1,12 +1,12 @@
 """What was looked at before a job is accepted: each check passes, warns or fails, and says what to do."""
 
 from collections.abc import Callable
-from typing import Literal, ParamSpec, TypeVar
+from typing import Annotated, Literal, ParamSpec, TypeVar
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from app.catalog.base import Frozen
-from app.errors import Fault, Invalid
+from app.errors import Fault, Invalid, sentence
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -17,8 +17,8 @@ class Check(Frozen):
     status: Literal["ok", "warn", "fail"]
     code: str = ""
     pointer: str = ""
-    detail: str = ""
-    fix: str = ""
+    detail: Annotated[str, AfterValidator(sentence)] = ""
+    fix: Annotated[str, AfterValidator(sentence)] = ""
     evidence: str = Field("", description="what a warning rests on")
 
 
