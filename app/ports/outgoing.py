@@ -11,13 +11,16 @@ own connection.
 What they cover is reached by http, too.
 """
 
+import os
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cache
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -291,13 +294,20 @@ class _BoundedStream(httpcore.NetworkStream):
         return self._stream.get_extra_info(info)
 
 
+@cache
+def _authorities(*_named: str | None) -> ssl.SSLContext:
+    """Whose certificates count: those that the environment names, else the usual ones. To read them takes
+    longer than all else at the service's start."""
+    return httpx.create_ssl_context()
+
+
 class _Transport(httpx.HTTPTransport):
-    """httpx's own, its connections made by the guard; SSL_CERT_FILE names an operator's own authorities."""
+    """httpx's own, its connections made by the guard."""
 
     def __init__(self, guard: _Guard) -> None:
-        super().__init__()
+        context = _authorities(os.environ.get("SSL_CERT_FILE"), os.environ.get("SSL_CERT_DIR"))
+        super().__init__(verify=context)
         self._guard = guard
-        context = httpx.create_ssl_context()
         self._pool = httpcore.ConnectionPool(
             context, max_keepalive_connections=0, network_backend=guard, http2=False
         )

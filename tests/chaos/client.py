@@ -29,6 +29,7 @@ class Client:
         self.calls: list[Call] = []
         self.going = 0  # jobs that have not ended, as the observer sees it
         self._stopping = threading.Event()
+        self._http = httpx.Client(timeout=TIMEOUT_S, limits=httpx.Limits(max_keepalive_connections=0))
         self._thread = threading.Thread(target=self._run, name="client", daemon=True)
 
     def start(self) -> None:
@@ -65,9 +66,7 @@ class Client:
         while time.time() - at < PATIENCE_S:
             url = self._random.choice(self._stack.urls)
             try:
-                answer = httpx.post(
-                    url + path, json=body, headers={"Idempotency-Key": name}, timeout=TIMEOUT_S
-                )
+                answer = self._http.post(url + path, json=body, headers={"Idempotency-Key": name})
             except httpx.TransportError:
                 time.sleep(0.1)
                 continue

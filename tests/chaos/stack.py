@@ -30,6 +30,7 @@ LEASE_S = 5.0  # a busy machine starts a process in seconds
 POLL_S = 0.3
 ROWS = b"rows of a drill" * 100
 _migrating = threading.Lock()  # alembic knows one database at a time
+_probe = httpx.Client(timeout=5, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 @dataclass
@@ -159,7 +160,7 @@ def _api(folder: Path, port: int, environment: dict[str, str], place: Path = DRI
         f"api-{port}",
         [sys.executable, "-m", "worker.api" if place == DRILL else "app"],
         folder / f"api-{port}.log",
-        lambda: httpx.get(f"{_url(port)}/readyz", timeout=5).raise_for_status(),
+        lambda: _probe.get(f"{_url(port)}/readyz").raise_for_status(),
         environment=environment | {"STILLHOUSE_PORT": str(port)},
         cwd=place,
     )
