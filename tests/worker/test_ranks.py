@@ -105,7 +105,7 @@ def test_a_loss_without_a_number_stops_every_rank_at_the_same_step(
 def test_a_job_that_is_finished_between_two_trainings_is_finished_by_every_rank(
     workshop: Workshop, expert: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STILLHOUSE_FAILPOINT", "export.started:stall:4")  # one that went on would be noticed
+    monkeypatch.setenv("STILLHOUSE_FAILPOINT", "export.started:stall:2")  # one that went on would be noticed
     both = {"evaluation": {"bootstrap": 100, "compare": ["teacher", "control"]}}
     job = workshop.submit(ordered(workshop, expert, training=TRAINING | {"epochs": 40}, **both))
     with started(workshop, job, 2) as process:
