@@ -218,7 +218,7 @@ class Attempt:
 
     def _write_end(self, code: int) -> None:
         """Of an attempt whose process wrote none. Raises LeaseLost when it did."""
-        mine = (self._job_id, self._attempt)
+        mine, expected = (self._job_id, self._attempt), True
         with self._parts.sessions.write() as session:
             job = jobs.owned(session, *mine)
             if job.desired == "cancel":
@@ -234,9 +234,13 @@ class Attempt:
             elif code in LACKED:
                 jobs.put_off(session, *mine, LACKED[code])
             else:
+                expected = False
                 jobs.crash(session, *mine, _why(code), self._parts.settings.max_no_progress)
             failpoint("end.before_commit")
-        log.warning("attempt ended without a verdict", exit_code=code)
+        if expected:
+            log.info("attempt is over", exit_code=code)
+        else:
+            log.warning("attempt ended without a verdict", exit_code=code)
 
     def _keep_log(self, text: bytes) -> None:
         """Without it the job is none the worse."""

@@ -30,6 +30,7 @@ DEVICES = (
     "NVIDIA_*",
     "NCCL_*",
     "GLOO_*",
+    "KINETO_*",
     "TORCH*",
     "PYTORCH_*",
     "CUBLAS_*",

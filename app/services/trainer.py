@@ -9,6 +9,7 @@ from app.services.workplace import Places
 from app.settings import Settings
 
 PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin make training seven times slower on busy cores
+QUIET = {"KINETO_LOG_LEVEL": "99"}  # torch's profiler would tell of itself in the user's log
 
 
 def command(job_id: str, attempt: int, places: Places) -> list[str]:
@@ -19,4 +20,4 @@ def command(job_id: str, attempt: int, places: Places) -> list[str]:
 
 def environment(settings: Settings, places: Places) -> dict[str, str]:
     given = {**settings.without_secrets(os.environ), **OFFLINE, **settings.environment()}
-    return PATIENT | given | {"CUDA_VISIBLE_DEVICES": places.visible} | traces.for_children()
+    return PATIENT | QUIET | given | {"CUDA_VISIBLE_DEVICES": places.visible} | traces.for_children()
