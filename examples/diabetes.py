@@ -4,7 +4,6 @@ It learned how the illness went on in one half of the patients; the table holds 
 """
 
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,11 @@ from sklearn.datasets import load_diabetes
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.model_selection import train_test_split
 
+from examples.folder import folder_argument
+
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "data/diabetes")
-    folder.mkdir(parents=True, exist_ok=True)
-    write(folder)
+    write(folder_argument("examples.diabetes", __doc__, "data/diabetes"))
 
 
 def write(folder: Path) -> None:

@@ -5,7 +5,6 @@ one half of the flowers; the table holds the other half.
 """
 
 import csv
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,11 @@ from sklearn.datasets import load_iris
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import train_test_split
 
+from examples.folder import folder_argument
+
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "data/iris")
-    folder.mkdir(parents=True, exist_ok=True)
-    write(folder)
+    write(folder_argument("examples.iris", __doc__, "data/iris"))
 
 
 def write(folder: Path) -> None:

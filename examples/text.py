@@ -6,7 +6,6 @@ The teacher, made here from nothing, learned one half of them; of the other half
 
 import ast
 import csv
-import sys
 import sysconfig
 import zipfile
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
+
+from examples.folder import folder_argument
 
 SUBJECTS = {
     "concurrency": "asyncio concurrent multiprocessing queue sched selectors subprocess threading",
@@ -83,9 +84,7 @@ def write_teacher(
 
 
 def main() -> None:
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "data/text")
-    folder.mkdir(parents=True, exist_ok=True)
-    write(folder)
+    write(folder_argument("examples.text", __doc__, "data/text"))
 
 
 def write(folder: Path, epochs: int = 6) -> None:

@@ -54,8 +54,15 @@ def started(folder: Path) -> Iterator[str]:
 
 
 def client(url: str, key: str | None) -> httpx.Client:
+    """Raises Refused where nobody answers."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    return httpx.Client(base_url=url, headers=headers, timeout=ANSWER_S, follow_redirects=True)
+    http = httpx.Client(base_url=url, headers=headers, timeout=ANSWER_S, follow_redirects=True)
+    try:
+        http.get("/healthz")
+    except httpx.TransportError:
+        http.close()
+        raise Refused(f"Nobody answers at {url}: `make run` starts the service.") from None
+    return http
 
 
 def ask(http: httpx.Client, method: str, path: str, **request: Any) -> Any:
@@ -97,7 +104,7 @@ def _checked(response: httpx.Response) -> httpx.Response:
         return response
     if response.headers.get("content-type", "").startswith("application/problem+json"):
         problem = response.json()
-        faults = [f"  {fault['pointer']}: {fault['detail']}. {fault['fix']}" for fault in problem["errors"]]
+        faults = [f"  {fault['pointer']}: {fault['detail']} {fault['fix']}" for fault in problem["errors"]]
         raise Refused("\n".join([f"{response.status_code} {problem['code']}: {problem['detail']}", *faults]))
     request = response.request
     raise Refused(f"{request.method} {request.url.path} was answered {response.status_code}.")
