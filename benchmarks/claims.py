@@ -165,7 +165,7 @@ def transaction(url: str, owner: str, seconds: float, barrier: Barrier) -> Count
             turn = connection.execute(look).fetchone()
             if turn is None:
                 return False
-            row = connection.execute(CLAIM, [owner, *turn[:3]]).fetchone()
+            row = connection.execute(CLAIM, [owner, *(turn[0], turn[1], turn[3])]).fetchone()
             if row is not None:
                 places = [(row[0], row[1] - 1), (row[0], row[1])]
                 told = [(*place, f"evt_{place[0]}_{place[1]}", "{}") for place in places]
@@ -180,7 +180,7 @@ def select_turn() -> str:
     """The look of our own claim as text."""
     from sqlalchemy.dialects import postgresql
 
-    statement = claims._look((("auto", 1), ("cpu", 1)), barring=False).params(kept=-1)
+    statement = claims._look((("auto", 1), ("cpu", 1)), barring=False).params(kept_0=-1, kept_1=-1)
     return str(statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))  # type: ignore[no-untyped-call]
 
 

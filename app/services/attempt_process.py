@@ -40,6 +40,7 @@ OUT_OF_GPU_TOLD = (
 )
 LACKED = {  # by how it ended: what an attempt lacked, which is not the job's fault
     AWAY: "the database or the object store did not answer",
+    NO_ROOM: "its worker's disk is full",
     LEASE_LOST: "its process took the job for another attempt's",
 }
 
@@ -255,4 +256,4 @@ class Attempt:
 def _why(code: int) -> str:
     if code < 0:
         return f"its process was ended by {signal.Signals(-code).name}"
-    return "its worker's disk is full" if code == NO_ROOM else f"its process ended with code {code}"
+    return f"its process ended with code {code}"

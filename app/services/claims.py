@@ -87,7 +87,7 @@ def claim(
         turns = _turns(session, room)
         for turn in turns:
             device = "cuda" if "cuda" in accelerators and turn.accelerator != "cpu" else "cpu"
-            job = _take(session, turn, room.free[turn.accelerator], owner, lease_s, device)
+            job = _take(session, turn, owner, lease_s, device)
             if job is not None:
                 return _begin(session, job)
         if not turns:
@@ -118,10 +118,13 @@ def running_jobs() -> Subquery:
 
 
 def _turns(session: Session, room: Room) -> Sequence[Row[Any]]:
-    """(project_id, accelerator, priority, quota, gpu_quota) of the jobs that could be claimed, best first."""
+    """(project_id, accelerator, slots, priority, quota, gpu_quota) of the jobs that could be claimed, best
+    first. slots: that the job may take.
+    """
     if not room.any_free:
         return []
-    free, given = tuple(room.free.items()), {"kept": _kept_for(session, room)}
+    chances = _chances(room, _kept_for(session, room))
+    free, given = tuple(chances), {f"kept_{place}": kept for place, kept in enumerate(chances.values())}
     turns = session.execute(_look(free, barring=False), given).all()
     if all(turn.gpu_quota is None or turn.accelerator == "cpu" for turn in turns):
         return turns
@@ -129,26 +132,38 @@ def _turns(session: Session, room: Room) -> Sequence[Row[Any]]:
     return session.execute(_look(free, barring=True), given | barred).all()
 
 
+def _chances(room: Room, kept: Mapping[str, int]) -> dict[tuple[str, int], int]:
+    """By accelerator and slots, the priority above which a job may take so many: what is kept for a job for
+    GPUs is none of the slots without."""
+    chances = {}
+    for name, free in room.free.items():
+        beside = {other: free - room.free[other] for other in kept}  # slots of this kind and not of the other
+        for slots in {free, *beside.values()}:
+            in_the_way = [kept[other] for other in kept if beside[other] < slots]
+            if slots > 0:
+                chances[name, slots] = max(in_the_way, default=NOBODY)
+    return chances
+
+
 @cache  # to build it takes ten times as long as to run it
 def _look(free: tuple[tuple[str, int], ...], *, barring: bool) -> Select[*tuple[Any, ...]]:
     """Whose turn it is among the projects, for a worker with so many free slots by accelerator."""
-    head = union_all(*(_heads(accelerator, slots) for accelerator, slots in free if slots)).subquery("head")
+    head = union_all(*(_heads(place, *chance) for place, chance in enumerate(free))).subquery("head")
     running = running_jobs()
     count, quota = func.coalesce(running.c.count, fixed(0)), _projects.c.max_running_jobs
-    kept = bindparam("kept", type_=Integer, literal_execute=True)
     quotas_of = quota.label("quota"), _projects.c.max_gpu_s.label("gpu_quota")
     return (
-        select(head.c.project_id, head.c.accelerator, head.c.priority, *quotas_of)
+        select(head.c.project_id, head.c.accelerator, head.c.slots, head.c.priority, *quotas_of)
         .join(_projects, _projects.c.id == head.c.project_id)
         .outerjoin(running, running.c.project_id == head.c.project_id)
-        .where(head.c.id.is_not(None), head.c.priority > kept)
+        .where(head.c.id.is_not(None), head.c.priority > head.c.kept)
         .where(or_(quota.is_(None), count < quota), *([~no_gpu_left(head.c)] if barring else []))
         .order_by(head.c.priority.desc(), count, head.c.created_at, head.c.id)
         .limit(fixed(TURNS))
     )
 
 
-def _heads(accelerator: str, free: int) -> Select[*tuple[Any, ...]]:
+def _heads(place: int, accelerator: str, free: int) -> Select[*tuple[Any, ...]]:
     """Of each project the job for this accelerator that is first among its own, by index lookups alone."""
     best, oldest = _jobs.alias().c, _jobs.alias().c
     top = select(best.priority).where(best.project_id == _projects.c.id, *_fits(best, accelerator, free))
@@ -162,9 +177,12 @@ def _heads(accelerator: str, free: int) -> Select[*tuple[Any, ...]]:
         .limit(fixed(1))
         .correlate(project)
     )
+    kept = bindparam(f"kept_{place}", type_=Integer, literal_execute=True)
     return select(
         project.c.id.label("project_id"),
         fixed(accelerator).label("accelerator"),
+        fixed(free).label("slots"),
+        kept.label("kept"),
         project.c.priority,
         eldest.with_only_columns(oldest.created_at).scalar_subquery().label("created_at"),
         eldest.with_only_columns(oldest.id).scalar_subquery().label("id"),
@@ -175,33 +193,36 @@ def _fits(job: Any, accelerator: str, free: int) -> list[ColumnElement[bool]]:
     return [*ready(job), job.accelerator == fixed(accelerator), job.devices <= fixed(free)]
 
 
-def _kept_for(session: Session, room: Room) -> int:
-    """The priority of a job that waited too long for more slots than are free: up to it, nobody passes. One
-    that waits for its project's quota keeps nobody."""
+def _kept_for(session: Session, room: Room) -> dict[str, int]:
+    """By accelerator the priority of a job that waited too long for more slots than are free: up to it,
+    nobody takes one of them. A job that waits for its project's quota keeps none.
+    """
     large = [
         (Job.accelerator == name) & (Job.devices > free) & (Job.devices <= room.whole[name])
         for name, free in room.free.items()
         if free < room.whole[name]
     ]
     if not large:
-        return NOBODY
+        return {}
     waits = Job.status == QUEUED, Job.available_at <= db_now(-PATIENCE_S), or_(*large)
     running, quota = running_jobs(), Project.max_running_jobs
     may_run = or_(quota.is_(None), func.coalesce(running.c.count, 0) < quota)
-    first = select(func.max(Job.priority)).join(Project, Project.id == Job.project_id)
+    most = func.max(Job.priority).label("priority")
+    first = select(Job.accelerator, most).group_by(Job.accelerator)
+    first = first.join(Project, Project.id == Job.project_id)
     first = first.outerjoin(running, running.c.project_id == Job.project_id)
     barred = {"barred": quotas.without_gpu(session)}
-    kept = session.scalar(first.where(*waits, may_run, ~no_gpu_left(Job)), barred)
-    return NOBODY if kept is None else kept
+    found = session.execute(first.where(*waits, may_run, ~no_gpu_left(Job)), barred)
+    return {row.accelerator: row.priority for row in found}
 
 
-def _take(session: Session, turn: Row[Any], free: int, owner: str, lease_s: float, device: str) -> Job | None:
+def _take(session: Session, turn: Row[Any], owner: str, lease_s: float, device: str) -> Job | None:
     """None: others were faster. Claims in a project with a quota go one after the other, for it to hold."""
     given = {
         "the_project": turn.project_id,
         "the_accelerator": turn.accelerator,
         "the_priority": turn.priority,
-        "the_room": free,
+        "the_room": turn.slots,
         "the_owner": owner,
         "the_lease": lease_s,
         "the_device": device,

@@ -136,7 +136,7 @@ def _crashed(session: Session, job: Job, why: str, limit: int, *, cause: Cause) 
     if _stopped(session, job, why, cause):
         return
     counts = {"no_progress": job.no_progress + 1, "failures": job.failures + 1}
-    if job.no_progress + 1 >= limit:
+    if job.no_progress + 1 >= limit and job.desired != "pause":  # its user may know what to do about it
         _poisoned(session, job, why, cause, **counts)
     else:
         waited_s = BACKOFF_S if cause == "lost" else 0.0  # for its lease to end

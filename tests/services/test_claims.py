@@ -112,6 +112,18 @@ def test_slots_are_kept_free_for_a_large_job_that_has_waited_long(shop: Sessions
     assert [claimed(shop, room=Room(all_, all_)), claimed(shop)] == [large, small]
 
 
+def test_what_is_kept_for_a_job_for_gpus_is_none_of_the_slots_without(shop: Sessions) -> None:
+    longer = now() - timedelta(hours=1)
+    jobs = [{"devices": 4, "accelerator": "cuda", "available_at": longer}]
+    jobs += [{"accelerator": "auto"}, {"accelerator": "cpu"}, {"accelerator": "cpu", "devices": 3}]
+    gpus, on_gpu, plain, _ = queue(shop, *jobs)
+    whole = {"cuda": 4, "auto": 4, "cpu": 6}
+    room, kinds = Room({"cuda": 3, "auto": 3, "cpu": 5}, whole), ("cuda", "cpu")
+    assert [claimed(shop, kinds, room) for _ in range(2)] == [plain, None]  # two slots have no GPU
+    assert claimed(shop, kinds, Room(whole, whole)) == gpus
+    assert claimed(shop, kinds, room) == on_gpu
+
+
 def test_slots_are_not_kept_free_for_a_project_that_may_run_nothing_more(shop: Sessions) -> None:
     _, small = queue(shop, {"devices": 2, "available_at": now() - timedelta(hours=1)}, {"project_id": B})
     half, all_ = {"cpu": 1, "auto": 1}, {"cpu": 2, "auto": 2}

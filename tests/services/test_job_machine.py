@@ -90,7 +90,7 @@ class Life:
         self.no_progress += crashed
         self.failures += crashed
         self.interruptions += not crashed
-        if crashed and self.no_progress >= LIMIT:
+        if crashed and self.no_progress >= LIMIT and self.desired != "pause":
             self.status = "failed"
         else:
             self.status = "paused" if self.desired == "pause" else "queued"
