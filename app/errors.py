@@ -3,6 +3,7 @@
 A message names the thing, the value and the way out. It never carries a path, SQL, a host name or a stack.
 """
 
+import errno
 import re
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
@@ -18,6 +19,11 @@ def sentence(text: str) -> str:
     """With a full stop, and a capital where it begins with a word; a name of code stays as it is written."""
     start = text[:1].upper() if re.match(r"[a-z]+[ ,;]", text) else text[:1]
     return f"{start}{text[1:]}" + ("" if not text or text.endswith((".", "?", "!")) else ".")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk had no room."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def pointer(*parts: object) -> str:

@@ -18,7 +18,7 @@ import structlog
 
 from app import traces
 from app.db.session import OUTAGES
-from app.errors import JobFailure, LeaseLost, OutOfMemory, StillhouseError, Unavailable
+from app.errors import JobFailure, LeaseLost, OutOfMemory, StillhouseError, Unavailable, is_full
 from app.failpoints import failpoint
 from app.logs import configure_logs
 from app.ports.parts import Parts
@@ -133,7 +133,7 @@ def excuse(error: Exception) -> int | None:
         return LEASE_LOST
     if isinstance(error, (Unavailable, *OUTAGES)):
         return AWAY
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if is_full(error) or (isinstance(error, OSError) and error.errno == errno.EFBIG):
         return NO_ROOM
     return None
 

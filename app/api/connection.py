@@ -62,6 +62,8 @@ class Connection(HttpToolsProtocol):
             self._head_bytes += len(data)
         self._beside_bytes += len(data)
         super().data_received(data)
+        if self._over:
+            return
         most = self.settings.max_header_bytes
         head_is_long = self._head_since is not None and self._head_bytes > most
         if head_is_long or (self._body_since is not None and self._beside_bytes > most):

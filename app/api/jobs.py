@@ -12,7 +12,7 @@ from app.api.job_board import JobBoard, Look
 from app.api.job_views import JobView, Status, render
 from app.api.pages import After, Limit, Page, cut, read_cursor
 from app.catalog.spec import TASKS, JobSpec
-from app.errors import Fault, Invalid
+from app.errors import Fault, Invalid, sentence
 from app.failpoints import failpoint
 from app.services import job_records, jobs, submission
 from app.services.job_records import Filters, Record
@@ -21,6 +21,7 @@ from app.services.planning.plan import Plan, plan
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
 
 LABEL = "label."
+MAX_LABELS = 32  # that a list is filtered by at once
 _LABELS = {
     "name": f"{LABEL}{{key}}",
     "in": "query",
@@ -75,10 +76,13 @@ def filters(
         known = ", ".join(TASKS)
         raise Invalid(
             f"There is no such task; there are {known}.",
-            Fault("/task", "unknown", "no such task", f"use {known}"),
+            Fault("/query/task", "unknown", "no such task", f"use {known}"),
         )
     given = request.query_params.multi_items()
     labels = {key.removeprefix(LABEL): value for key, value in given if key.startswith(LABEL)}
+    if len(labels) > MAX_LABELS:
+        detail = f"{len(labels)} labels are named, {MAX_LABELS} may be"
+        raise Invalid(sentence(detail), Fault("/query/label.KEY", "too_many", detail, "leave some out"))
     return Filters(status=status or (), task=task, model=model, labels=labels, q=q)
 
 

@@ -18,6 +18,7 @@ from app.errors import (
     NotFound,
     StillhouseError,
     Unavailable,
+    is_full,
 )
 
 RETRY_AFTER_S = 1  # where the error does not know better
@@ -30,6 +31,7 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _answer_http)
     app.add_exception_handler(OperationalError, _answer_away)
     app.add_exception_handler(PoolTimeout, _answer_away)
+    app.add_exception_handler(OSError, _answer_full)
 
 
 def problem(error: StillhouseError, request_id: str) -> JSONResponse:
@@ -80,6 +82,13 @@ async def _answer_away(request: Request, error: Exception) -> JSONResponse:
     return problem(
         Unavailable("The database does not answer; try again in a moment."), request.state.request_id
     )
+
+
+async def _answer_full(request: Request, error: Exception) -> JSONResponse:
+    if not is_full(error):
+        raise error
+    log.error("the disk is full", exc_info=error)
+    return problem(Unavailable("There is no room for this now; try again later."), request.state.request_id)
 
 
 _OF_STATUS: dict[int, StillhouseError] = {

@@ -4,7 +4,6 @@ A router calls `receive` in its body, thus after authentication; FastAPI's own f
 everything before it.
 """
 
-import errno
 import os
 import shutil
 import tempfile
@@ -30,6 +29,7 @@ from app.errors import (
     PayloadTooLarge,
     Unavailable,
     UnsupportedMediaType,
+    is_full,
     pointer,
     shown,
 )
@@ -210,7 +210,7 @@ class _Receiver:
         except FormParserError:
             raise MalformedBody("The body is not well-formed multipart/form-data.") from None
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if is_full(error):
                 raise Unavailable("There is no room for this upload now; try again later.") from None
             raise
 

@@ -20,7 +20,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from app.errors import Invalid, InvalidData
+from app.errors import Invalid, InvalidData, is_full
+from app.intake import NO_ROOM
 
 
 def main(kind: str) -> None:
@@ -31,8 +32,13 @@ def main(kind: str) -> None:
     assert re.fullmatch("[a-z_]+", kind)
     take = importlib.import_module(f"app.intake.{kind}").take
     source = [Path(path) for path in order["source"]]
-    answer = _answer(lambda: take(order["options"], source, Path(order["out"])), order["memory_bytes"])
-    Path(order["answer"]).write_text(json.dumps(answer))
+    try:
+        answer = _answer(lambda: take(order["options"], source, Path(order["out"])), order["memory_bytes"])
+        Path(order["answer"]).write_text(json.dumps(answer))
+    except OSError as error:
+        if not is_full(error):
+            raise
+        sys.exit(NO_ROOM)
 
 
 def _line() -> bytes:

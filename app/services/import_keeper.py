@@ -38,7 +38,10 @@ class Keeper:
         """Raises LeaseLost."""
         lease_s = self._parts.settings.lease_s
         with self._parts.sessions.write() as session:
-            import_leases.renew(session, self._one.id, self._one.attempt, lease_s, self.came)
+            mine = self._one.id, self._one.attempt
+            goes_on = import_leases.renew(session, *mine, lease_s, self.came)
+        if not goes_on:
+            raise LeaseLost("The import took longer than one may.")
 
     def _keep(self) -> None:
         lease_s, renewed = self._parts.settings.lease_s, time.monotonic()

@@ -57,16 +57,18 @@ def claim(session: Session, lease_s: float) -> Import | None:
 def bury(session: Session) -> list[str]:
     """Ends those that took too long, and those of which every attempt died; their ids."""
     late, dead = _hopeless()
-    too_late = SourceAway("The import was not done within the time that one may take.")
     poison = Poison("Every attempt at the import died before it came further.")
     return [
-        *_fail_all(session, late, error=too_late.body()),
+        *_fail_all(session, late, error=_TOO_LATE),
         *_fail_all(session, dead, error=poison.body()),
     ]
 
 
-def renew(session: Session, import_id: str, attempt: int, lease_s: float, came: int) -> None:
-    """came: bytes that are here now. Raises LeaseLost."""
+def renew(session: Session, import_id: str, attempt: int, lease_s: float, came: int) -> bool:
+    """Whether it goes on; one whose time is over ends here. came: bytes that are here. Raises LeaseLost."""
+    mine = (Import.id == import_id, Import.attempt == attempt, Import.status == "running")
+    if _fail_all(session, *mine, Import.deadline_at <= db_now(), error=_TOO_LATE):
+        return False
     further = Import.bytes < came
     _change(
         session,
@@ -77,6 +79,7 @@ def renew(session: Session, import_id: str, attempt: int, lease_s: float, came: 
         version=case((Import.bytes != came, Import.version + 1), else_=Import.version),
         bytes=came,
     )
+    return True
 
 
 def settle(
@@ -140,6 +143,7 @@ def _silent() -> ColumnElement[bool]:
     return (Import.status == "running") & (Import.lease_expires_at <= db_now())
 
 
+_TOO_LATE = SourceAway("The import was not done within the time that one may take.").body()
 _MOVED: Json = {"version": Import.version + 1}
 _ENDED: Json = {**_MOVED, "ended_at": db_now(), "lease_expires_at": None}
 

@@ -19,7 +19,8 @@ from typing import Any
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.errors import Fault, Invalid, InvalidData
+from app.errors import Fault, Invalid, InvalidData, Unavailable
+from app.intake import NO_ROOM
 from app.settings import MIB, Settings
 
 ROOT = Path(__file__).parents[2]  # where `app` is imported from
@@ -48,7 +49,8 @@ def run(
     """Runs `take(options, source, out)` of app/intake/<kind>.py in a limited child and returns its result.
 
     options: JSON; `limits` is added. out: a folder for what the child makes. Blocks for up to `max_intake_s`.
-    Raises what `take` raised of the tree of Invalid, and InvalidData when the child died or passed a limit.
+    Raises what `take` raised of the tree of Invalid, InvalidData when the child died or passed a limit, and
+    Unavailable when there was no room.
     """
     out = out.resolve()
     order = {
@@ -68,6 +70,8 @@ def run(
             kind, {**order, "answer": str(answer_path)}, stderr.fileno(), settings.max_intake_s
         )
         answer = _read_answer(answer_path)
+        if answer is None and status == NO_ROOM:
+            raise Unavailable("There is no room for this now; try again later.")
         if answer is None:
             stderr.seek(0)
             where = stderr.read(4000).decode(errors="replace")

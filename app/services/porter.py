@@ -23,13 +23,13 @@ from app.ports.origin import Origin
 from app.ports.parts import Parts
 from app.services import (
     datasets,
+    import_folders,
     import_leases,
     import_orders,
     imports,
     models,
     picking,
     quotas,
-    scratch,
     sources,
 )
 from app.services.datasets import UploadedFile
@@ -117,8 +117,7 @@ class Carriage:
 
     def __init__(self, parts: Parts, one: Import, stopping: threading.Event) -> None:
         self._parts, self._one, self._stopping = parts, one, stopping
-        self._folder = parts.settings.work_dir.absolute() / "imports" / one.id
-        self._files = self._folder / "files"
+        self._imports = parts.settings.work_dir.absolute() / "imports"
         self._keeper = Keeper(parts, one)
 
     def run(self) -> None:
@@ -132,10 +131,8 @@ class Carriage:
     def _run(self) -> None:
         log.info("import started", source=self._one.pinned or self._one.source)
         try:
-            self._files.mkdir(parents=True, exist_ok=True)
-            self._keeper.came = sum(path.stat().st_size for path in self._files.iterdir())
-            with self._keeper:
-                self._carry_out()
+            with import_folders.held(self._imports, *self._key) as folder:
+                self._carry_out_in(folder)
             log.info("import succeeded")
         except LeaseLost:
             log.info("import is over")  # cancelled, or another attempt has it
@@ -152,6 +149,13 @@ class Carriage:
             log.info("import failed", code=error.code)
             self._write(partial(import_leases.fail, error=_at_the_source(error)))
         self._clear()
+
+    def _carry_out_in(self, folder: Path) -> None:
+        self._folder, self._files = folder, folder / "files"
+        self._files.mkdir(exist_ok=True)
+        self._keeper.came = sum(path.stat().st_size for path in self._files.iterdir())
+        with self._keeper:
+            self._carry_out()
 
     def _carry_out(self) -> None:
         order = _ORDERS[self._one.kind].model_validate(self._one.texts)
@@ -282,7 +286,7 @@ class Carriage:
         with self._parts.sessions.read() as session:
             ended = session.get_one(Import, self._one.id).ended_at is not None
         if ended:
-            scratch.remove(self._folder)
+            import_folders.clear(self._imports, self._one.id)
 
 
 def _at_the_source(error: StillhouseError) -> StillhouseError:

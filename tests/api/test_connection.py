@@ -248,6 +248,16 @@ def test_an_upgrade_is_answered_as_if_it_had_not_been_asked_for(door: httpx.Clie
     assert b"smuggled" not in answer
 
 
+def test_what_is_refused_once_is_refused_no_second_time(
+    door: httpx.Client, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with dial(door) as line:
+        line.sendall(HEAD + CHUNKED + b"\r\n" + b"z" * 40_000)
+        problem(read_all(line), 400, "malformed_request")
+    (log,) = tmp_path_factory.getbasetemp().rglob(f"service-{door.base_url.port}.log")
+    assert "Traceback" not in log.read_text()
+
+
 def test_nothing_is_said_behind_an_answer(door: httpx.Client) -> None:
     """It would be taken for the answer to the next request on the line."""
     with dial(door) as line:

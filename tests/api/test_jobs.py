@@ -188,3 +188,8 @@ def test_a_dataset_that_a_job_uses_cannot_be_deleted(client: TestClient) -> None
     client.post(f"/v1/jobs/{job['id']}/cancel")
     assert client.delete(f"/v1/jobs/{job['id']}").status_code == 204
     assert client.delete("/v1/datasets/iris/versions/1").status_code == 204
+
+
+def test_a_list_is_filtered_by_a_few_labels_at_once(client: TestClient) -> None:
+    answer = client.get("/v1/jobs?" + "&".join(f"label.{place}=x" for place in range(1000)))
+    assert (answer.status_code, answer.json()["errors"][0]["code"]) == (422, "too_many")

@@ -123,6 +123,21 @@ def test_an_import_whose_time_is_over_is_given_up(sessions: Sessions) -> None:
         assert import_leases.bury(session) == [one]
 
 
+def test_an_import_whose_time_is_over_while_it_goes_on_ends(sessions: Sessions) -> None:
+    with sessions.write() as session:
+        one = submit(session).id
+    attempt = claimed(sessions).attempt
+    with sessions.write() as session:
+        assert import_leases.renew(session, one, attempt, 60, came=1)
+        session.execute(update(Import).values(deadline_at=db_now(-1)))
+        assert not import_leases.renew(session, one, attempt, 60, came=2)
+    with sessions.write() as session:
+        late = session.get_one(Import, one)
+        assert (late.status, (late.error or {})["code"]) == ("failed", "source_away")
+        with pytest.raises(LeaseLost):
+            import_leases.renew(session, one, attempt, 60, came=3)
+
+
 def test_webhooks_are_told_of_its_end_when_it_is_committed(sessions: Sessions) -> None:
     wanted = {"all": [], "successes": ["import.succeeded"], "jobs": ["job.ended"], "disabled": []}
     with sessions.write() as session:

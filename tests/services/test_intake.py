@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import Fault, Invalid, InvalidData, UnsafeFormat
+from app.errors import Fault, Invalid, InvalidData, Unavailable, UnsafeFormat
 from app.services import intake
 from app.settings import Settings
 
@@ -64,6 +64,11 @@ def test_a_refusal_without_a_place_is_placed_at_the_file(run: Run) -> None:
         run("raise Invalid('The archive is damaged; pack it again.')")
     fault = Fault("/file", "invalid_request", "The archive is damaged", "Pack it again.")
     assert caught.value.faults == (fault,)
+
+
+def test_a_full_disk_is_not_the_file_s_fault(run: Run) -> None:
+    with pytest.raises(Unavailable):
+        run("with open('/dev/full', 'w') as file:\n    file.write('x')")
 
 
 def test_the_child_sees_no_secret(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

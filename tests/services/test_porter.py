@@ -140,7 +140,7 @@ def short(parts: Parts) -> Parts:
 
 def started_part(parts: Parts, import_id: str) -> int:
     """How much of the one file that is not whole yet lies there."""
-    found = (parts.settings.work_dir / "imports" / import_id / "files").glob("*.part")
+    found = (parts.settings.work_dir / "imports").glob(f"{import_id}-*/files/*.part")
     return sum(path.stat().st_size for path in found)
 
 
