@@ -1,5 +1,6 @@
 """How the commands of an operator refuse: with a sentence and the exit code 2, never with a stack."""
 
+import re
 import sys
 from collections.abc import Callable
 
@@ -10,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 
 from app.db.session import OUTAGES
 from app.errors import Misconfigured
+from app.settings import Settings
 
 REFUSED = 2
 
@@ -21,7 +23,9 @@ def ended(command: Callable[[], int]) -> int:
     except ValidationError as error:
         reason = "; ".join(map(_complaint, error.errors()))
     except SettingsError as error:  # what should be JSON is none; the error names the setting alone
-        reason = f"{error}; it is read as JSON."
+        field = re.search(r'field "(\w+)"', str(error))
+        name = field[1].upper() if field else "..."
+        reason = f'STILLHOUSE_{name} is read as JSON, as in ["a", "b"] or {{"a": 1}}.'
     except Misconfigured as error:
         reason = error.detail
     except (DBAPIError, *OUTAGES):
@@ -35,4 +39,7 @@ def ended(command: Callable[[], int]) -> int:
 
 def _complaint(error: ErrorDetails) -> str:
     """Without the value, which may be a secret."""
-    return f"STILLHOUSE_{str(error['loc'][0]).upper()}: {error['msg']}"
+    name = str(error["loc"][0])
+    field = Settings.model_fields.get(name)
+    meant = f" (it is: {field.description})" if field is not None and field.description else ""
+    return f"STILLHOUSE_{name.upper()}: {error['msg']}{meant}"

@@ -88,7 +88,10 @@ def test_at_rest_it_is_small(settings: Settings) -> None:
         ({"STILLHOUSE_PORT": "99999999"}, "STILLHOUSE_PORT"),
         ({"STILLHOUSE_BLOBS_URL": "ftp://hunter2"}, "STILLHOUSE_BLOBS_URL cannot be used"),
         ({"STILLHOUSE_QUEUE_URL": "amqp://hunter2"}, "STILLHOUSE_QUEUE_URL cannot be used"),
-        ({"STILLHOUSE_CONNECTIONS": "{hunter2"}, "connections"),
+        ({"STILLHOUSE_CONNECTIONS": "{hunter2"}, "STILLHOUSE_CONNECTIONS is read as JSON"),
+        ({"STILLHOUSE_LOG_FORMAT": "hunter2"}, "STILLHOUSE_LOG_FORMAT: "),
+        ({"STILLHOUSE_WORK_DIR": "/proc/nowhere"}, "STILLHOUSE_WORK_DIR names a folder"),
+        ({"STILLHOUSE_BLOBS_URL": "file:///proc/nowhere"}, "STILLHOUSE_BLOBS_URL names a folder"),
     ],
 )
 def test_it_refuses_to_start_with_settings_that_do_not_fit(

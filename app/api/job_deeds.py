@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Depends, Response
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from app.api.dependencies import PartsDep, PrincipalDep, WriteSession
@@ -29,7 +29,20 @@ class Clone(BaseModel):
     )
 
 
-@router.post("/pause", status_code=202, response_model=JobView)
+class Nothing(BaseModel):
+    """What belongs to another deed, such as the overrides of a clone, is refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def takes_nothing(body: Nothing | None = None) -> None:
+    """Of routes that say all in their path."""
+
+
+ALONE = [Depends(takes_nothing)]
+
+
+@router.post("/pause", status_code=202, response_model=JobView, dependencies=ALONE)
 def pause_job(job_id: str, session: WriteSession, principal: PrincipalDep) -> Response:
     """Sets a queued job aside at once. A running one saves a checkpoint and leaves its worker: `pausing`,
     then `paused`, with the rest of its `max_runtime_s` kept. 409 when it has ended or is being stopped."""
@@ -37,7 +50,7 @@ def pause_job(job_id: str, session: WriteSession, principal: PrincipalDep) -> Re
     return accepted(job_records.get(session, principal.project_id, job_id))
 
 
-@router.post("/resume", status_code=202, response_model=JobView)
+@router.post("/resume", status_code=202, response_model=JobView, dependencies=ALONE)
 def resume_job(job_id: str, parts: PartsDep, principal: PrincipalDep) -> Response:
     """Queues a paused job again; it goes on from its last checkpoint. 409 when it is not paused."""
     with parts.sessions.write() as session:
@@ -47,7 +60,7 @@ def resume_job(job_id: str, parts: PartsDep, principal: PrincipalDep) -> Respons
     return accepted(record)
 
 
-@router.post("/retry", status_code=202, response_model=JobView)
+@router.post("/retry", status_code=202, response_model=JobView, dependencies=ALONE)
 def retry_job(
     job_id: str, parts: PartsDep, principal: PrincipalDep, idempotency_key: IdempotencyKey = None
 ) -> Response:

@@ -61,7 +61,8 @@ async def _answer_invalid(request: Request, error: Exception) -> JSONResponse:
     field = getattr(request.scope["route"], "body_field", None)
     form = field.field_info.annotation if field else None
     faults = faults_in(error.errors(), error.body, form)
-    kind = InvalidSpec if form is JobSpec else Invalid
+    in_body = any(complaint["loc"][0] == "body" for complaint in error.errors())
+    kind = InvalidSpec if form is JobSpec and in_body else Invalid
     return problem(kind(summary(faults), *faults), request.state.request_id)
 
 

@@ -16,7 +16,7 @@ from app.services.webhooks import Told
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 
 Url = Annotated[str, Field(min_length=8, max_length=2000, description="https, of a public host")]
-Types = Annotated[list[Told], Field(max_length=20, description="of events; none: all")]
+Types = Annotated[list[Told], Field(max_length=20, description="of events; an empty list: all")]
 Description = Annotated[str, Field(max_length=255)]
 
 

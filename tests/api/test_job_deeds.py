@@ -248,3 +248,10 @@ def test_logs_are_read_by_attempt(client: TestClient, database: Sessions, blobs:
     failed(database, job_id)
     tail = seen(client, job_id)["error"]["log_tail"]
     assert tail[-1].endswith(" info attempt 1 started")
+
+
+@pytest.mark.parametrize("deed", ["pause", "resume", "retry"])
+def test_a_deed_that_takes_nothing_refuses_what_belongs_to_another(client: TestClient, deed: str) -> None:
+    job = submitted(client)
+    answer = client.post(f"/v1/jobs/{job}/{deed}", json={"overrides": {"seed": 1}})
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/overrides")

@@ -126,9 +126,10 @@ def trainers(parents: Sequence[Process]) -> dict[int, tuple[str, int]]:
 
 def children(pid: int) -> list[int]:
     pids: list[int] = []
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        with suppress(OSError):
-            pids += map(int, task.read_text().split())
+    with suppress(OSError):  # it has just ended
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with suppress(OSError):
+                pids += map(int, (task / "children").read_text().split())
     return pids
 
 
