@@ -35,7 +35,7 @@ def _verify() -> int:
                 print(f"{trouble.what} {trouble.sha256} of {trouble.named_by}")
     finally:
         parts.close()
-    print(f"{sound} blobs are sound, {troubled} are missing or damaged.")
+    print(f"Blobs that are sound: {sound}; missing or damaged: {troubled}.")
     return 1 if troubled else 0
 
 

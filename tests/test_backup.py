@@ -100,7 +100,7 @@ def tried(
         parts.blobs.remove(digests["tensors"], datetime.now(UTC) + LATER)
     told = run(settings, "app.verify", code=1)
     assert f"missing {digests['tensors']} of job_" in told
-    assert "6 blobs are sound, 1 are missing or damaged" in told
+    assert "sound: 6; missing or damaged: 1" in told
 
 
 def test_embedded(settings: Settings, tmp_path: Path) -> None:

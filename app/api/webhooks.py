@@ -103,7 +103,7 @@ class DeliveryView(BaseModel):
 def create_webhook(
     order: WebhookOrder, response: Response, parts: PartsDep, session: WriteSession, principal: PrincipalDep
 ) -> NewWebhookView:
-    """Events are sent from now on, each until it is taken, for at most three days."""
+    """Events are sent from now on, each until it is taken, for about three days."""
     check_url(parts.settings, order.url)
     hook, secret = webhooks.create(session, principal.project_id, **order.model_dump())
     response.headers["Location"] = f"/v1/webhooks/{hook.id}"

@@ -23,6 +23,15 @@ WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)  # older WAL can corrupt
 BUSY_TIMEOUT_MS = 30_000
 # More connections than threads answer requests. Errors are logged, and parameters are rows and secrets.
 HOW: dict[str, Any] = {"pool_size": 16, "max_overflow": 32, "hide_parameters": True}
+# A host that is gone says nothing: after so many seconds that is an error, unless the URL has other numbers.
+LINE = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 25_000,  # milliseconds
+}
 
 RETRY_S = 0.5
 OUTAGES = (exc.OperationalError, exc.InterfaceError, exc.TimeoutError)  # when the database does not answer
@@ -37,7 +46,7 @@ class Sessions:
     patience_s = 0.0
 
     def __init__(self, url: str) -> None:
-        self.engine = _sqlite_engine(url) if url.startswith("sqlite") else create_engine(url, **HOW)
+        self.engine = _sqlite_engine(url) if url.startswith("sqlite") else _postgres_engine(url)
         event.listen(self.engine, "handle_error", _leave_values_out)
         writing = self.engine.execution_options(stillhouse_write=True)
         self._read, self._write = self.engine, writing
@@ -85,6 +94,13 @@ class _Session(Session):
 @event.listens_for(_Session, "loaded_as_persistent")
 def _keep(session: Session, instance: object) -> None:
     session.info.setdefault("loaded", set()).add(instance)
+
+
+def _postgres_engine(url: str) -> Engine:
+    said = make_url(url).query
+    return create_engine(
+        url, connect_args={name: value for name, value in LINE.items() if name not in said}, **HOW
+    )
 
 
 def _sqlite_engine(url: str) -> Engine:

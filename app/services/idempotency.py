@@ -8,7 +8,7 @@ from sqlalchemy.orm import Session
 
 from app.db.dialect import db_now
 from app.db.tables import Idempotency
-from app.errors import IdempotencyKeyReused, shown
+from app.errors import IdempotencyKeyReused, QuotaExceeded, shown
 
 KEPT_S = 86_400
 MOST_FORGOTTEN = 100  # by one POST
@@ -30,7 +30,7 @@ def once(
             row = Idempotency(project_id=project_id, key=key, body_digest=digest, **make())
             session.add(row)
         return row
-    except IntegrityError:  # the same key arrived twice at once, and the other one won
+    except (IntegrityError, QuotaExceeded):  # the same key arrived twice at once, and the other one won
         if made := known(session, project_id, key, digest):
             return made
         raise

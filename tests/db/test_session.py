@@ -1,5 +1,6 @@
 """Sessions and moments mean the same on both databases."""
 
+import socket
 import threading
 from datetime import UTC, datetime, timedelta, timezone
 
@@ -8,7 +9,7 @@ from sqlalchemy import Integer, cast, insert, literal, select, update
 from sqlalchemy.exc import DataError, IntegrityError, StatementError
 
 from app.db.dialect import UtcTime, db_now, now
-from app.db.session import Sessions
+from app.db.session import LINE, OUTAGES, Sessions
 from app.db.tables import Project
 
 
@@ -112,3 +113,25 @@ def test_the_databases_clock_compares_with_stored_moments(sessions: Sessions) ->
 def _names(sessions: Sessions) -> set[str]:
     with sessions.read() as session:
         return set(session.scalars(select(Project.name)))
+
+
+def test_a_line_to_a_host_that_is_gone_is_given_up(postgres_url: str) -> None:
+    sessions = Sessions(f"{postgres_url}?keepalives_idle=7")
+    with sessions.read() as session:
+        line = session.connection().connection.dbapi_connection
+        assert line is not None
+        told = line.info.get_parameters()
+    sessions.close()
+    assert {name: told[name] for name in LINE} == {
+        **{name: str(value) for name, value in LINE.items()},
+        "keepalives_idle": "7",  # as the operator has it
+    }
+
+
+def test_a_server_that_says_nothing_is_waited_for_no_longer_than_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        sessions = Sessions(f"postgresql+psycopg://postgres@{place}/none?connect_timeout=2")
+        with pytest.raises(OUTAGES), sessions.read() as session:
+            session.connection()
+        sessions.close()

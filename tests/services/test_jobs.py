@@ -10,7 +10,7 @@ from sqlalchemy import select, text, update
 from app.api.job_views import render
 from app.db.dialect import db_now
 from app.db.session import Sessions
-from app.db.tables import Event, Job, MetricPoint, ModelVersion
+from app.db.tables import Event, Job, MetricPoint, ModelVersion, Project
 from app.errors import IdempotencyKeyReused, LeaseLost, NotFound, StateConflict
 from app.services import checkpoints, claims, job_records, jobs, models
 from app.services.jobs import Point
@@ -101,7 +101,11 @@ def test_a_key_is_forgotten_after_a_day(shop: Sessions) -> None:
     assert submitted(shop, key="k1", name="another") != first
 
 
-def test_many_submits_under_one_key_at_once_make_one_job(shop: Sessions) -> None:
+@pytest.mark.parametrize("most", [None, 1])
+def test_many_submits_under_one_key_at_once_make_one_job(shop: Sessions, most: int | None) -> None:
+    """Also where the first one fills the project's quota."""
+    with shop.write() as session:
+        session.execute(update(Project).where(Project.id == orders.PROJECT).values(max_queued_jobs=most))
     with ThreadPoolExecutor(8) as pool:
         ids = set(pool.map(lambda _: submitted(shop, key="one"), range(8)))
     assert len(ids) == 1

@@ -33,7 +33,7 @@ def test_a_paused_job_does_not_come_back_past_the_quota(sessions: Sessions) -> N
         first = orders.submit(session, Settings()).id
         jobs.pause(session, PROJECT, first)
         second = orders.submit(session, Settings()).id
-    with pytest.raises(QuotaExceeded, match="1 jobs of this project are queued"), shop.write() as session:
+    with pytest.raises(QuotaExceeded, match="queued jobs of this project: 1"), shop.write() as session:
         jobs.resume(session, PROJECT, first)
     with shop.write() as session:
         assert session.get_one(Job, first).status == "paused"
