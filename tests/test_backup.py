@@ -93,7 +93,7 @@ def tried(
     assert wipe_blobs(settings) == 7
     bring_back()
     assert "7 blobs are put back" in run(settings, "app.backup", "--restore", folder)
-    assert "0 are missing" in run(settings, "app.verify")
+    assert "missing or damaged: 0" in run(settings, "app.verify")
     assert answered(settings) == before
 
     with parts_of(settings) as parts:
