@@ -98,7 +98,8 @@ def _refusals(session: Session, project: Project, accelerator: str) -> Iterator[
 def _no_room(used: int, size: int, allowed: int) -> QuotaExceeded:
     more = f" and this would add {size:,}" if size else ""
     detail = f"this project stores {used:,} bytes{more}, {allowed:,} are allowed"
-    return _refused(detail, "", "delete datasets or jobs that nobody needs, or ask the operator for more")
+    fits = "delete datasets or jobs that nobody needs, or ask the operator for more"
+    return _refused(detail, "", fits if size <= allowed else "send less, or ask the operator for more")
 
 
 def _refused(detail: str, pointer: str, fix: str, retry_after_s: int | None = None) -> QuotaExceeded:
