@@ -2,6 +2,7 @@
 import and does not know it yet writes into nobody else's files.
 """
 
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -15,13 +16,17 @@ _LOCK = "lock"
 
 @contextmanager
 def held(imports: Path, import_id: str, attempt: int) -> Iterator[Path]:
-    """This attempt's folder: one that an earlier attempt has let go of, with what is in it, or a new one."""
+    """This attempt's folder: one that an earlier attempt has let go of, with what is in it, or a new one.
+
+    Raises OSError where it cannot be had now.
+    """
     folder = imports / f"{import_id}-{attempt}"
     lock = _adopted(imports, import_id, folder)
     if lock is None:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _taken(folder)
-        assert lock is not None
+    if lock is None:  # who clears up after another attempt looks at it just now
+        raise BlockingIOError(errno.EAGAIN, "the folder is not free")
     try:
         yield folder
     finally:
