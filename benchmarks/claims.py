@@ -17,6 +17,7 @@ from statistics import median
 
 import psycopg
 from sqlalchemy import insert, text
+from sqlalchemy.dialects import postgresql
 
 from api import resolved
 from app.db.dialect import now
@@ -158,7 +159,7 @@ def statement(url: str, owner: str, seconds: float, barrier: Barrier) -> Counted
 
 def transaction(url: str, owner: str, seconds: float, barrier: Barrier) -> Counted:
     """Whose turn it is, the UPDATE and two events, as our own claim has them."""
-    look = select_turn()
+    look = claims._written(postgresql.dialect(), ((("auto", 1), -1), (("cpu", 1), -1)))  # type: ignore[no-untyped-call]
     with psycopg.connect(plain(url)) as connection:
 
         def claim() -> bool:
@@ -174,14 +175,6 @@ def transaction(url: str, owner: str, seconds: float, barrier: Barrier) -> Count
             return row is not None or claim()
 
         return counted(claim, seconds, barrier)
-
-
-def select_turn() -> str:
-    """The look of our own claim as text."""
-    from sqlalchemy.dialects import postgresql
-
-    statement = claims._look((("auto", 1), ("cpu", 1)), barring=False).params(kept_0=-1, kept_1=-1)
-    return str(statement.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True}))  # type: ignore[no-untyped-call]
 
 
 def counted(claim: "Callable[[], bool]", seconds: float, barrier: Barrier) -> Counted:

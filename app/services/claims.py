@@ -9,12 +9,13 @@ they never get the same job nor exceed `max_running_jobs`.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sqlalchemy import (
     JSON,
     ColumnElement,
+    Dialect,
     Float,
     Integer,
     Row,
@@ -47,17 +48,9 @@ TRIES = 3  # looks at whose turn it is, when others were faster each time
 TURNS = 16  # projects that one look finds
 NOBODY = -1  # below every priority
 PATIENCE_S = 60.0  # that a job for several slots lets others pass; then slots are kept free for it
+Chance = tuple[tuple[str, int], int]  # an accelerator, slots, and the priority that a job has to be above
 _jobs, _projects = Job.__table__, Project.__table__  # a look at these costs less than one at the classes
-
-
-def fixed(value: Any) -> ColumnElement[Any]:
-    """A part of the statement's text. Postgres plans a statement without parameters once, and its index of
-    queued jobs serves no parameter.
-    """
-    return literal(value, literal_execute=True)
-
-
-QUEUED = fixed("queued")
+QUEUED = literal("queued", literal_execute=True)  # the index of queued jobs does not serve a parameter
 
 
 @dataclass(frozen=True)
@@ -113,7 +106,7 @@ def no_gpu_left(job: Any) -> ColumnElement[bool]:
 def running_jobs() -> Subquery:
     """(project_id, count) of the projects that have any."""
     jobs = _jobs.c
-    counted = select(jobs.project_id, func.count().label("count")).where(jobs.status == fixed("running"))
+    counted = select(jobs.project_id, func.count().label("count")).where(jobs.status == "running")
     return counted.group_by(jobs.project_id).subquery("running")
 
 
@@ -124,17 +117,16 @@ def _turns(session: Session, room: Room) -> Sequence[Row[Any]]:
     if not room.any_free:
         return []
     chances = _chances(room, _kept_for(session, room))
-    free, given = tuple(chances), {f"kept_{place}": kept for place, kept in enumerate(chances.values())}
-    turns = session.execute(_look(free, barring=False), given).all()
+    connection = session.connection()
+    turns = connection.exec_driver_sql(_written(connection.dialect, chances)).all()
     if all(turn.gpu_quota is None or turn.accelerator == "cpu" for turn in turns):
         return turns
-    barred = {"barred": quotas.without_gpu(session)}
-    return session.execute(_look(free, barring=True), given | barred).all()
+    return session.execute(_look(chances, barring=True), {"barred": quotas.without_gpu(session)}).all()
 
 
-def _chances(room: Room, kept: Mapping[str, int]) -> dict[tuple[str, int], int]:
-    """By accelerator and slots, the priority above which a job may take so many: what is kept for a job for
-    GPUs is none of the slots without."""
+def _chances(room: Room, kept: Mapping[str, int]) -> tuple[Chance, ...]:
+    """What a job may take, and above which priority: what is kept for a job for GPUs is none of the slots
+    without."""
     chances = {}
     for name, free in room.free.items():
         beside = {other: free - room.free[other] for other in kept}  # slots of this kind and not of the other
@@ -142,15 +134,21 @@ def _chances(room: Room, kept: Mapping[str, int]) -> dict[tuple[str, int], int]:
             in_the_way = [kept[other] for other in kept if beside[other] < slots]
             if slots > 0:
                 chances[name, slots] = max(in_the_way, default=NOBODY)
-    return chances
+    return tuple(chances.items())
 
 
-@cache  # to build it takes ten times as long as to run it
-def _look(free: tuple[tuple[str, int], ...], *, barring: bool) -> Select[*tuple[Any, ...]]:
+@lru_cache(256)
+def _written(dialect: Dialect, chances: tuple[Chance, ...]) -> str:
+    """The look as text, without parameters: Postgres plans it once, and SQLAlchemy has nothing to do."""
+    return str(_look(chances, barring=False).compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+@lru_cache(256)
+def _look(chances: tuple[Chance, ...], *, barring: bool) -> Select[*tuple[Any, ...]]:
     """Whose turn it is among the projects, for a worker with so many free slots by accelerator."""
-    head = union_all(*(_heads(place, *chance) for place, chance in enumerate(free))).subquery("head")
+    head = union_all(*(_heads(*chance, kept) for chance, kept in chances)).subquery("head")
     running = running_jobs()
-    count, quota = func.coalesce(running.c.count, fixed(0)), _projects.c.max_running_jobs
+    count, quota = func.coalesce(running.c.count, 0), _projects.c.max_running_jobs
     quotas_of = quota.label("quota"), _projects.c.max_gpu_s.label("gpu_quota")
     return (
         select(head.c.project_id, head.c.accelerator, head.c.slots, head.c.priority, *quotas_of)
@@ -159,30 +157,29 @@ def _look(free: tuple[tuple[str, int], ...], *, barring: bool) -> Select[*tuple[
         .where(head.c.id.is_not(None), head.c.priority > head.c.kept)
         .where(or_(quota.is_(None), count < quota), *([~no_gpu_left(head.c)] if barring else []))
         .order_by(head.c.priority.desc(), count, head.c.created_at, head.c.id)
-        .limit(fixed(TURNS))
+        .limit(TURNS)
     )
 
 
-def _heads(place: int, accelerator: str, free: int) -> Select[*tuple[Any, ...]]:
+def _heads(accelerator: str, free: int, kept: int) -> Select[*tuple[Any, ...]]:
     """Of each project the job for this accelerator that is first among its own, by index lookups alone."""
     best, oldest = _jobs.alias().c, _jobs.alias().c
     top = select(best.priority).where(best.project_id == _projects.c.id, *_fits(best, accelerator, free))
-    top = top.order_by(best.priority.desc()).limit(fixed(1)).correlate(_projects)
+    top = top.order_by(best.priority.desc()).limit(1).correlate(_projects)
     project = select(_projects.c.id, top.scalar_subquery().label("priority")).subquery()
     eldest = (
         select(oldest.id)
         .where(oldest.project_id == project.c.id, oldest.priority == project.c.priority)
         .where(*_fits(oldest, accelerator, free))
         .order_by(oldest.created_at, oldest.id)
-        .limit(fixed(1))
+        .limit(1)
         .correlate(project)
     )
-    kept = bindparam(f"kept_{place}", type_=Integer, literal_execute=True)
     return select(
         project.c.id.label("project_id"),
-        fixed(accelerator).label("accelerator"),
-        fixed(free).label("slots"),
-        kept.label("kept"),
+        literal(accelerator).label("accelerator"),
+        literal(free).label("slots"),
+        literal(kept).label("kept"),
         project.c.priority,
         eldest.with_only_columns(oldest.created_at).scalar_subquery().label("created_at"),
         eldest.with_only_columns(oldest.id).scalar_subquery().label("id"),
@@ -190,7 +187,7 @@ def _heads(place: int, accelerator: str, free: int) -> Select[*tuple[Any, ...]]:
 
 
 def _fits(job: Any, accelerator: str, free: int) -> list[ColumnElement[bool]]:
-    return [*ready(job), job.accelerator == fixed(accelerator), job.devices <= fixed(free)]
+    return [*ready(job), job.accelerator == accelerator, job.devices <= free]
 
 
 def _kept_for(session: Session, room: Room) -> dict[str, int]:
