@@ -67,8 +67,10 @@ def stale_trainer(stack: Stack, client: Client) -> None:
     supervisor, trainer = _training(stack)
     _until(lambda: _stopped(stack, supervisor.pid, trainer))
     others = [one for one in stack.supervisors if one is not supervisor]
-    _until(lambda: trainers(others))
-    os.kill(trainer, signal.SIGCONT)
+    try:
+        _until(lambda: trainers(others))
+    finally:
+        os.kill(trainer, signal.SIGCONT)
     _until(lambda: not _runs(trainer) or not trainers(others))
     supervisor.send(signal.SIGCONT)
 
@@ -166,13 +168,15 @@ def _phases(stack: Stack) -> int:
 
 
 def _stopped(stack: Stack, *pids: int) -> bool:
-    """Stops them, but not while one of them holds SQLite's lock: that would stop everybody."""
+    """Stops them, but not while one of them holds a lock of SQLite, be it a reader's: others could commit
+    nothing more."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     time.sleep(0.05)
     database = sqlite3.connect(str(stack.sessions.engine.url.database), timeout=0.2)
     try:
-        database.execute("BEGIN IMMEDIATE")
+        (version,) = database.execute("PRAGMA user_version").fetchone()
+        database.execute(f"PRAGMA user_version = {version}")  # a write, and so a commit
     except sqlite3.OperationalError:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)

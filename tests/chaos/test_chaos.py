@@ -44,7 +44,7 @@ def test_no_fault_loses_doubles_or_spoils_a_job(kind: str, tmp_path: Path) -> No
 
 
 def test_the_checker_sees_what_each_protection_is_for(tmp_path: Path) -> None:
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(2) as pool:
         found = dict(
             zip(SCENES, pool.map(lambda name: play(SCENES[name], tmp_path / name, name), SCENES), strict=True)
         )
