@@ -56,13 +56,11 @@ def started(folder: Path) -> Iterator[str]:
 def client(url: str, key: str | None) -> httpx.Client:
     """Raises Refused where nobody answers."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    http = httpx.Client(base_url=url, headers=headers, timeout=ANSWER_S, follow_redirects=True)
     try:
-        http.get("/healthz")
+        httpx.get(f"{url}/healthz", timeout=ANSWER_S)
     except httpx.TransportError:
-        http.close()
         raise Refused(f"Nobody answers at {url}: `make run` starts the service.") from None
-    return http
+    return httpx.Client(base_url=url, headers=headers, timeout=ANSWER_S, follow_redirects=True)
 
 
 def ask(http: httpx.Client, method: str, path: str, **request: Any) -> Any:

@@ -3,10 +3,14 @@
 import io
 import json
 from collections import Counter
+from collections.abc import Callable
 
+import httpx
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
+from examples.digits import service as remote
 from examples.digits.rows import LABELS, deal, parquet
 
 
@@ -37,3 +41,11 @@ def test_images_and_labels_are_written_as_hugging_face_writes_them() -> None:
 def test_unlabeled_images_carry_no_label() -> None:
     table = pq.read_table(io.BytesIO(parquet(deal()["unlabeled"], labeled=False)))
     assert table.column_names == ["image"]
+
+
+def test_a_client_is_opened_where_somebody_answers(service: Callable[..., httpx.Client]) -> None:
+    url = str(service().base_url)
+    with remote.client(url, None) as http:
+        assert remote.ask(http, "GET", "/v1/jobs")["data"] == []
+    with pytest.raises(remote.Refused, match="make run"):
+        remote.client("http://127.0.0.1:1", None)
