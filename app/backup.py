@@ -19,7 +19,7 @@ from app.errors import Misconfigured
 from app.ports.blobs import file_blobs
 from app.services import inventory
 from app.settings import Settings
-from app.wiring import assemble, database_url
+from app.wiring import assemble, database_url, made
 
 DATABASE = "stillhouse.db"
 
@@ -39,7 +39,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 def _save(settings: Settings, folder: Path) -> int:
     check_is_there(database_url(settings))
-    folder.mkdir(parents=True, exist_ok=True)
+    made(folder, "FOLDER")
     database = _sqlite_file(settings)
     if database is None:
         print("The database is not SQLite: dump it with pg_dump before the blobs are copied.")

@@ -20,7 +20,7 @@ from app.settings import Settings
 def assemble(settings: Settings) -> Parts:
     """Relative paths count from the working directory. Raises Misconfigured for a URL that means nothing."""
     url, blobs = database_url(settings), _blobs(settings)
-    _make(settings.work_dir, "STILLHOUSE_WORK_DIR")
+    made(settings.work_dir, "STILLHOUSE_WORK_DIR")
     predictor = OnnxPredictor(
         blobs, settings.work_dir.absolute() / "served", settings.serving_bytes, settings.serving_threads
     )
@@ -43,19 +43,19 @@ def database_url(settings: Settings) -> str:
 def _blobs(settings: Settings) -> Blobs:
     scheme, _, rest = settings.blobs_url.partition("://")
     if scheme == "file" and rest:
-        return file_blobs(_make(Path(rest), "STILLHOUSE_BLOBS_URL"))
+        return file_blobs(made(Path(rest), "STILLHOUSE_BLOBS_URL"))
     if scheme == "s3" and rest:
         bucket, _, prefix = rest.partition("/")
         return s3_blobs(bucket, prefix.strip("/"), settings.work_dir.absolute() / "outgoing")
     raise _unknown("BLOBS", "file://PATH or s3://BUCKET/PREFIX")
 
 
-def _make(folder: Path, setting: str) -> Path:
-    """The folder, made where it is missing. Raises Misconfigured."""
+def made(folder: Path, named_by: str) -> Path:
+    """The folder, made where it is missing. Raises Misconfigured, saying what named it."""
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise Misconfigured(f"{setting} names a folder that cannot be made or written: {folder}.")
+        raise Misconfigured(f"{named_by} names a folder that cannot be made or written: {folder}.")
     return folder.absolute()
 
 

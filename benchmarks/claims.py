@@ -166,7 +166,7 @@ def transaction(url: str, owner: str, seconds: float, barrier: Barrier) -> Count
             turn = connection.execute(look).fetchone()
             if turn is None:
                 return False
-            row = connection.execute(CLAIM, [owner, *(turn[0], turn[1], turn[3])]).fetchone()
+            row = connection.execute(CLAIM, [owner, turn[0], turn[1], turn[3]]).fetchone()
             if row is not None:
                 places = [(row[0], row[1] - 1), (row[0], row[1])]
                 told = [(*place, f"evt_{place[0]}_{place[1]}", "{}") for place in places]

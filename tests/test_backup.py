@@ -149,6 +149,7 @@ def test_what_is_not_there_is_said_in_a_sentence(
     assert not (tmp_path / "none.db").exists()
     assert "no folder `blobs`" in refused(settings, "app.backup", "--restore", tmp_path / "nowhere")
     digests = fill(settings)
+    assert "FOLDER names a folder that cannot be made" in refused(settings, "app.backup", "/proc/backup")
     run(settings, "app.backup", tmp_path / "backup")
     (tmp_path / "backup" / "stillhouse.db").unlink()
     assert "There is no database in" in refused(empty, "app.backup", "--restore", tmp_path / "backup")

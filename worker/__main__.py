@@ -19,11 +19,11 @@ import structlog
 from app import traces
 from app.db.session import OUTAGES
 from app.errors import JobFailure, LeaseLost, OutOfMemory, StillhouseError, Unavailable, is_full
+from app.exit_codes import AWAY, CRASHED, LEASE_LOST, LEFT, NO_ROOM, ORPHANED
 from app.failpoints import failpoint
 from app.logs import configure_logs
 from app.ports.parts import Parts
 from app.services import jobs
-from app.services.exit_codes import AWAY, CRASHED, LEASE_LOST, LEFT, NO_ROOM, ORPHANED
 from app.settings import Settings
 from app.wiring import assemble
 
@@ -88,7 +88,7 @@ def begin(job_id: str, attempt: int, meeting: "Meeting | None" = None) -> int:
 
 
 def _attempt(parts: Parts, job_id: str, attempt: int, stop: Stop, meeting: "Meeting | None" = None) -> int:
-    """Runs it, and writes the verdict when it fails: app/services/exit_codes.py has the codes.
+    """Runs it, and writes the verdict when it fails: app/exit_codes.py has the codes.
 
     What the job is not to blame for is no verdict: a later attempt goes on.
     """

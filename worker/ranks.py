@@ -20,9 +20,9 @@ from pathlib import Path
 import structlog
 
 from app.errors import NumericDivergence, OutOfMemory
+from app.exit_codes import AWAY, CRASHED, LEASE_LOST, NO_ROOM, ORPHANED
 from app.logs import configure_logs
 from app.services import jobs, surroundings
-from app.services.exit_codes import AWAY, CRASHED, LEASE_LOST, NO_ROOM, ORPHANED
 from app.services.scratch import attempt_folder
 from app.settings import Settings
 from app.wiring import assemble

@@ -27,9 +27,7 @@ from app.errors import (
     Invalid,
     MalformedBody,
     PayloadTooLarge,
-    Unavailable,
     UnsupportedMediaType,
-    is_full,
     pointer,
     shown,
 )
@@ -209,10 +207,6 @@ class _Receiver:
             self._parser.write(chunk)
         except FormParserError:
             raise MalformedBody("The body is not well-formed multipart/form-data.") from None
-        except OSError as error:
-            if is_full(error):
-                raise Unavailable("There is no room for this upload now; try again later.") from None
-            raise
 
     def finish(self) -> Received:
         """What was received. Raises MalformedBody where the end is missing, Invalid where a field is."""

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from app.errors import Invalid, InvalidData, is_full
-from app.intake import NO_ROOM
+from app.exit_codes import NO_ROOM
 
 
 def main(kind: str) -> None:

@@ -297,7 +297,7 @@ class _BoundedStream(httpcore.NetworkStream):
 @cache
 def _authorities(*_named: str | None) -> ssl.SSLContext:
     """Whose certificates count: those that the environment names, else the usual ones. To read them takes
-    longer than all else at the service's start."""
+    tens of milliseconds, and a service has two such clients."""
     return httpx.create_ssl_context()
 
 

@@ -15,11 +15,11 @@ import structlog
 
 from app.db.session import OUTAGES
 from app.errors import DeadlineExceeded, LeaseLost, Unavailable
+from app.exit_codes import AWAY, LEASE_LOST, LEFT, NO_ROOM
 from app.failpoints import failpoint
 from app.ports.parts import Parts
 from app.services import attempt_logs, jobs, process_group, scratch, trainer
 from app.services.attempt_output import Output
-from app.services.exit_codes import AWAY, LEASE_LOST, LEFT, NO_ROOM
 from app.services.leases import LEAVING
 from app.services.workplace import PLAIN, Places
 

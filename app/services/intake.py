@@ -5,6 +5,7 @@ its time is up. What it answers is believed only after parsing; the files that i
 that the caller chooses.
 """
 
+import errno
 import json
 import os
 import signal
@@ -19,8 +20,8 @@ from typing import Any
 import structlog
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from app.errors import Fault, Invalid, InvalidData, Unavailable
-from app.intake import NO_ROOM
+from app.errors import Fault, Invalid, InvalidData
+from app.exit_codes import NO_ROOM
 from app.settings import MIB, Settings
 
 ROOT = Path(__file__).parents[2]  # where `app` is imported from
@@ -50,7 +51,7 @@ def run(
 
     options: JSON; `limits` is added. out: a folder for what the child makes. Blocks for up to `max_intake_s`.
     Raises what `take` raised of the tree of Invalid, InvalidData when the child died or passed a limit, and
-    Unavailable when there was no room.
+    OSError when its disk was full.
     """
     out = out.resolve()
     order = {
@@ -71,7 +72,7 @@ def run(
         )
         answer = _read_answer(answer_path)
         if answer is None and status == NO_ROOM:
-            raise Unavailable("There is no room for this now; try again later.")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         if answer is None:
             stderr.seek(0)
             where = stderr.read(4000).decode(errors="replace")

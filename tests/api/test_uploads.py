@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from fastapi import FastAPI, Request
+from fastapi.testclient import TestClient
 from httpx import ASGITransport
 
 from app.api import uploads
@@ -197,7 +198,7 @@ def test_a_client_that_leaves_leaves_nothing_behind(application: FastAPI, settin
     assert list(settings.work_dir.glob("*")) == []
 
 
-def test_a_full_disk_is_not_the_clients_fault(send: Send, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_not_the_clients_fault(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     full = Path("/dev/full")
 
     class FullPath(type(full)):  # type: ignore[misc]
@@ -206,8 +207,11 @@ def test_a_full_disk_is_not_the_clients_fault(send: Send, monkeypatch: pytest.Mo
 
     real = uploads._scratch
     monkeypatch.setattr(uploads, "_scratch", lambda work_dir: FullPath(real(work_dir)))
-    answer: Any = send(data={"name": "x"}, files={"file": bytes(3_000_000)})
-    assert (answer["status"], answer["code"]) == (503, "unavailable")
+    form = {"name": "x"}
+    answer = client.post("/v1/datasets", data=form, files={"file": ("x.csv", bytes(3_000_000))})
+    assert (answer.status_code, answer.json()["code"]) == (503, "unavailable")
+    assert answer.json()["detail"] == "There is no room for this now; try again later."
+    assert "retry-after" in answer.headers
 
 
 def test_the_form_stands_in_the_openapi() -> None:

@@ -27,7 +27,6 @@ def main() -> int:
     parser.add_argument("--stack", choices=[*runner.STACKS, "both"], default="both")
     parser.add_argument("--only", action="append", default=[], help="the name of a fault; several times")
     parser.add_argument("--depth", type=int, default=6, help="jobs that wait or run at any time")
-    parser.add_argument("--gremlins", type=int, default=runner.GREMLINS, help="faults at once, at most")
     parser.add_argument("--true", type=float, default=0.0, help="share of jobs for the real worker")
     parser.add_argument("--minutes", type=float, default=1e6, help="after which no more faults begin")
     parser.add_argument("--keep", type=Path, help="an empty folder that stays, with the logs")
@@ -79,7 +78,6 @@ def _run(kind: str, folder: Path, faults: int, given: argparse.Namespace) -> Res
         true=given.true,
         only=given.only,
         minutes=given.minutes,
-        gremlins=given.gremlins,
         prepare=true_order if given.true else None,
         tell=lambda count: print(f"{kind}: {count} faults", flush=True) if count % EVERY == 0 else None,
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from app.errors import Fault, Invalid, InvalidData, Unavailable, UnsafeFormat
+from app.errors import Fault, Invalid, InvalidData, UnsafeFormat
 from app.services import intake
 from app.settings import Settings
 
@@ -26,7 +26,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     root, out = tmp_path / "root", tmp_path / "out"
     (root / "app").mkdir(parents=True)
     out.mkdir()
-    (root / "app" / "errors.py").symlink_to(intake.ROOT / "app" / "errors.py")
+    for name in ("errors.py", "exit_codes.py"):
+        (root / "app" / name).symlink_to(intake.ROOT / "app" / name)
     (root / "app" / "__init__.py").touch()
     (root / "app" / "intake").mkdir()
     for name in ("__init__.py", "__main__.py"):
@@ -67,7 +68,7 @@ def test_a_refusal_without_a_place_is_placed_at_the_file(run: Run) -> None:
 
 
 def test_a_full_disk_is_not_the_file_s_fault(run: Run) -> None:
-    with pytest.raises(Unavailable):
+    with pytest.raises(OSError, match="No space left"):
         run("with open('/dev/full', 'w') as file:\n    file.write('x')")
 
 

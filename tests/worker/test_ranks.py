@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from app.catalog.spec import Resolved
 from app.db.tables import Job, ModelVersion
+from app.exit_codes import CRASHED
 from app.services import claims, jobs
-from app.services.exit_codes import CRASHED
 from tests.worker.workshop import Workshop, digits, order, table
 
 X, Y = digits()

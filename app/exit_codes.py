@@ -1,4 +1,7 @@
-"""What an attempt's process says by the way it ends. A verdict is in the row by then, and the code is 0."""
+"""What a child of ours says by the way it ends: the process of an attempt, or the one that opens uploads.
+
+An attempt's verdict is in the job's row by then, and the code is 0.
+"""
 
 CRASHED = 1  # as any code that does not stand here: it ended before its time
 AWAY = 69  # the database or the object store did not answer: not the job's fault
