@@ -254,7 +254,9 @@ def test_what_is_refused_once_is_refused_no_second_time(
     door: httpx.Client, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     with dial(door) as line:
-        line.sendall(HEAD + CHUNKED + b"\r\n" + b"z" * 40_000)
+        for piece in (HEAD + CHUNKED + b"\r\n1;", b"z" * 8000, b"z" * 400 + b"\x00"):
+            line.sendall(piece)
+            time.sleep(0.1)  # each is read apart: the last one is malformed, and too long with the one before
         problem(read_all(line), 400, "malformed_request")
     (log,) = tmp_path_factory.getbasetemp().rglob(f"service-{door.base_url.port}.log")
     assert "Traceback" not in log.read_text()
