@@ -109,12 +109,12 @@ async def _lifespan(application: FastAPI, settings: Settings) -> AsyncIterator[N
         stack.push_async_callback(watcher.stop)
         local = parts.queue if isinstance(parts.queue, LocalQueue) else None
         place = await run_in_threadpool(Workplace, settings) if local else None
-        for thread in (Lookout(parts, place), Courier(parts), Collector(parts)):
+        for thread in (Lookout(parts, place, local), Courier(parts), Collector(parts)):
             thread.start()
             stack.push_async_callback(run_in_threadpool, thread.join, LAST_LOOK_S)
             stack.callback(thread.stop)
         if local and place:
-            supervisor = Supervisor(parts, place, local.bell)
+            supervisor = Supervisor(parts, place, local)
             supervisor.start()
             application.state.leave = supervisor.leave
             stack.push_async_callback(run_in_threadpool, supervisor.stop, GOODBYE_S)

@@ -94,15 +94,14 @@ def worker(place: Settings, sessions: Sessions, **changes: str) -> Iterator[Proc
 def test_a_worker_has_manners_and_hands_its_job_on(
     place: Settings, sessions: Sessions, redis_url: str, tmp_path: Path
 ) -> None:
-    with sessions.write() as session:
-        job_id = orders.submit(session, place).id
-
-    def job() -> Job:
-        with sessions.read() as session:
-            return session.get_one(Job, job_id)
-
     bell, marker = CeleryQueue(place.queue_url), tmp_path / "unpickled"
     with redis.Redis.from_url(redis_url) as broker, worker(place, sessions, **SLOWLY) as first:
+        until(lambda: any(client["cmd"] == "brpop" for client in broker.client_list()))
+        job_id = submitted(place, sessions)  # its first look is over
+
+        def job() -> Job:
+            return seen(sessions, job_id)
+
         # what must not be heard
         send(place.queue_url, expires=datetime.now(UTC) - timedelta(seconds=1))
         send(place.queue_url, serializer="pickle", argument=Code(marker))
@@ -139,6 +138,25 @@ def test_a_worker_has_manners_and_hands_its_job_on(
     said = (tmp_path / "worker.log").read_text(errors="replace")
     assert "ContentDisallowed" in said
     assert PASSWORD not in said
+
+
+def test_a_worker_finds_its_work_while_the_broker_is_away(place: Settings, sessions: Sessions) -> None:
+    away = place.model_copy(update={"queue_url": "redis://127.0.0.1:1", "poll_s": 0.2})
+    with worker(away, sessions, **QUICKLY) as lonely:
+        job_id = submitted(place, sessions)
+        until(lambda: seen(sessions, job_id).status == "succeeded")
+        lonely.send(signal.SIGTERM)
+        assert lonely.wait(MOST_S) == 0
+
+
+def submitted(place: Settings, sessions: Sessions) -> str:
+    with sessions.write() as session:
+        return orders.submit(session, place).id
+
+
+def seen(sessions: Sessions, job_id: str) -> Job:
+    with sessions.read() as session:
+        return session.get_one(Job, job_id)
 
 
 def send(url: str, *, argument: object = "job_0", serializer: str = "json", **options: Any) -> None:

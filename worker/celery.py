@@ -3,7 +3,6 @@
 celery --app worker.celery worker --pool threads --without-gossip --without-mingle
 """
 
-import threading
 from contextlib import suppress
 from typing import Any
 
@@ -14,11 +13,8 @@ from app import traces
 from app.db import migrate
 from app.db.session import OUTAGES
 from app.logs import configure_logs, warn_of_unknown_settings
-from app.ports.queue import BROKER_MANNERS, QUEUES, TASK
-from app.services import supervise
-from app.services.layers import Surveyor
-from app.services.porter import PARTING_S, Porters
-from app.services.stumbling import survived
+from app.ports.queue import BROKER_MANNERS, QUEUES, TASK, LocalQueue
+from app.services.supervise import Lookout, Supervisor
 from app.services.workplace import Workplace
 from app.settings import Settings
 from app.wiring import assemble
@@ -26,11 +22,8 @@ from worker import metrics
 
 settings = Settings()
 parts = assemble(settings)
-stopping = threading.Event()
-place = Workplace(settings)
-lookout = supervise.Lookout(parts, place)
-surveyor = Surveyor(parts)
-porters = Porters(parts)
+place, bell = Workplace(settings), LocalQueue()
+lookout, supervisor = Lookout(parts, place, bell), Supervisor(parts, place, bell)
 
 celery = Celery("stillhouse", broker=settings.queue_url)
 celery.conf.update(
@@ -43,8 +36,7 @@ celery.conf.update(
 @celery.task(name=TASK)  # type: ignore[untyped-decorator]
 def work(_job_id: str) -> None:
     """Carries out what is eligible. The id says who rang; the row says what to do."""
-    with survived("slot"):
-        supervise.work(parts, place, stopping)
+    supervisor.work()
 
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
@@ -55,27 +47,25 @@ def _check(**_: Any) -> None:
             raise SystemExit(f"stillhouse: {migrate.NOT_CURRENT}")
 
 
-@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+@signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
 def _begin(**_: Any) -> None:
+    """Before there is a connection to the broker, for the slots find work without it."""
     configure_logs(settings)
     warn_of_unknown_settings()
     traces.start("stillhouse-worker")
     lookout.start()
-    surveyor.start()
-    porters.start()
+    supervisor.start()
     metrics.serve(parts, place, lookout)  # last: where the port is taken, work goes on
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _stop(**_: Any) -> None:
     """Hands running jobs back at once; the warm shutdown then waits for the tasks to return."""
-    stopping.set()
-    surveyor.stop()
-    porters.stop()
+    supervisor.leave()
     lookout.stop()
 
 
 @signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _end(**_: Any) -> None:
-    porters.end(PARTING_S)
+    supervisor.stop()
     traces.stop()

@@ -1,7 +1,7 @@
 """A job is a process: claim it, start `python -m worker`, keep its lease, carry its orders, bury it.
 
-The same `work` runs in a local thread and in a Celery task; services.attempt_process has the process. No
-torch in here.
+The same `work` runs in the slots' own threads and in Celery tasks; services.attempt_process has the process.
+No torch in here.
 """
 
 import threading
@@ -16,6 +16,7 @@ from app.catalog.spec import MOST_DEVICES
 from app.db.tables import Job
 from app.failpoints import failpoint
 from app.ports.parts import Parts
+from app.ports.queue import LocalQueue, Queue
 from app.services import claims, jobs, leases, scratch, sweep_steps, workers
 from app.services.attempt_process import Attempt
 from app.services.claims import Room
@@ -69,7 +70,7 @@ def _claim(parts: Parts, place: Workplace) -> Job | None:
         return claims.claim(session, owner, place.accelerators, parts.settings.lease_s, room)
 
 
-def look_around(parts: Parts, place: Workplace | None) -> None:
+def look_around(parts: Parts, place: Workplace | None, bell: Queue) -> None:
     """Takes back jobs whose worker fell silent, and rings when something could be claimed.
 
     place: None in a process without slots, which rings for everybody.
@@ -85,19 +86,23 @@ def look_around(parts: Parts, place: Workplace | None) -> None:
     with parts.sessions.read() as session:
         wanted = claims.wanted(session, EVERYWHERE if place is None else place.room())
     for accelerator in wanted:
-        parts.queue.ring("", accelerator)
+        bell.ring("", accelerator)
 
 
 class Lookout(threading.Thread):
     """Looks around every `poll_s`, in every process: no leader is needed, and a lost bell costs seconds.
     Sweeps take their steps here, and a process with slots says that it is there.
 
+    bell: of this process's own slots, which thus begin also while the broker is away; None: it has none, and
+    rings for all workers.
+
     Before that, once, it sweeps what processes that were killed left in the scratch folder.
     """
 
-    def __init__(self, parts: Parts, place: Workplace | None) -> None:
+    def __init__(self, parts: Parts, place: Workplace | None = None, bell: LocalQueue | None = None) -> None:
         super().__init__(name="lookout", daemon=True)
         self._parts, self._place = parts, place
+        self._bell: Queue = bell or parts.queue
         self._stopping = threading.Event()
         self._next_beat = 0.0
         self._rest_s = parts.settings.poll_s
@@ -115,7 +120,7 @@ class Lookout(threading.Thread):
     def _look(self, parts: Parts) -> None:
         """Next time when a lease may be over, so that a lost worker costs its lease and no more."""
         self._rest_s = parts.settings.poll_s
-        look_around(parts, self._place)
+        look_around(parts, self._place, self._bell)
         with parts.sessions.read() as session:
             end_s = leases.next_end_s(session)
         if end_s is not None:
@@ -147,11 +152,11 @@ class Lookout(threading.Thread):
 
 
 class Supervisor:
-    """The embedded default: a thread a slot, which waits for the bell."""
+    """A process with slots: a thread for each, which waits for the bell of this process."""
 
-    def __init__(self, parts: Parts, place: Workplace, bell: threading.Event) -> None:
+    def __init__(self, parts: Parts, place: Workplace, bell: LocalQueue) -> None:
         self._parts, self._place = parts, place
-        self._bell = bell
+        self._bell = bell.bell
         self._stopping = threading.Event()
         self._slots = [
             threading.Thread(target=self._serve, name=f"slot-{slot}", daemon=True)
@@ -182,10 +187,14 @@ class Supervisor:
             slot.join(max(deadline - time.monotonic(), 0.0))
         self._porters.end(max(deadline - time.monotonic(), 0.0))
 
+    def work(self) -> None:
+        """Carries out eligible jobs in this thread, as far as slots are free."""
+        with survived("slot"):
+            work(self._parts, self._place, self._stopping)
+
     def _serve(self) -> None:
         while not self._stopping.is_set():
             self._bell.wait()
             self._bell.clear()
-            with survived("slot"):
-                work(self._parts, self._place, self._stopping)
+            self.work()
         self._bell.set()  # wakes the next slot, so that it stops too

@@ -223,7 +223,7 @@ def test_a_worker_that_stops_asks_its_process_to_leave_and_hands_the_job_back_wi
     trainer(LEAVE_WHEN_ASKED)
     job_id = submitted(parts)
     assert isinstance(parts.queue, LocalQueue)
-    supervisor = supervise.Supervisor(parts, Workplace(parts.settings), parts.queue.bell)
+    supervisor = supervise.Supervisor(parts, Workplace(parts.settings), parts.queue)
     supervisor.start()
     until((tmp_path / "pid").exists)
     supervisor.stop()
@@ -384,16 +384,16 @@ def test_a_job_past_its_deadline_fails_and_says_so(parts: Parts, trainer: Callab
 def test_the_lookout_takes_back_silent_jobs_and_rings_for_waiting_ones(parts: Parts) -> None:
     assert isinstance(parts.queue, LocalQueue)
     place = Workplace(parts.settings)
-    supervise.look_around(parts, place)
+    supervise.look_around(parts, place, parts.queue)
     assert not parts.queue.bell.is_set()
     job_id = submitted(parts)
     with parts.sessions.write() as session:
         claims.claim(session, "a worker that died", ("cpu",), 0.0)
-    supervise.look_around(parts, place)
+    supervise.look_around(parts, place, parts.queue)
     assert (seen(parts, job_id).status, parts.queue.bell.is_set()) == ("queued", True)
     parts.queue.bell.clear()
     place.take(Job(accelerator="cpu", devices=1))
-    supervise.look_around(parts, place)
+    supervise.look_around(parts, place, parts.queue)
     assert not parts.queue.bell.is_set(), "no slot is free"
 
 
