@@ -131,6 +131,12 @@ class Settings(BaseSettings):
     max_training_bytes: PositiveInt = Field(
         256 * GIB, description="most memory of one training, as it is estimated before it is accepted"
     )
+    max_trainer_bytes: int | None = Field(
+        None,
+        ge=GIB,
+        description="memory that each process of a job may take; more is refused, as a device that is full does. "
+        "Unset: what the machine gives",
+    )
     max_training_operations: PositiveFloat = Field(
         1e21,
         description="most operations of a job's trainings, as estimated; an A100 does as many in a month",

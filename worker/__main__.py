@@ -69,10 +69,10 @@ def main() -> int:
 
 def begin(job_id: str, attempt: int, meeting: "Meeting | None" = None) -> int:
     """The exit code. meeting: where other ranks are met that train the same student."""
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold somebody's data
     stop = Stop()
     threading.Thread(target=stop.listen, name="supervisor's pipe", daemon=True).start()
     settings = Settings()
+    confine(settings)
     configure_logs(settings)
     structlog.contextvars.bind_contextvars(job_id=job_id, attempt=attempt)
     traces.start("stillhouse-job")
@@ -85,6 +85,13 @@ def begin(job_id: str, attempt: int, meeting: "Meeting | None" = None) -> int:
     finally:
         parts.close()
         traces.stop()
+
+
+def confine(settings: Settings) -> None:
+    """What this process may take: memory that it can write to, for GPU drivers reserve addresses at will."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold somebody's data
+    if settings.max_trainer_bytes is not None:
+        resource.setrlimit(resource.RLIMIT_DATA, (settings.max_trainer_bytes, settings.max_trainer_bytes))
 
 
 def _attempt(parts: Parts, job_id: str, attempt: int, stop: Stop, meeting: "Meeting | None" = None) -> int:

@@ -26,7 +26,7 @@ from app.services import jobs, surroundings
 from app.services.scratch import attempt_folder
 from app.settings import Settings
 from app.wiring import assemble
-from worker.__main__ import PATIENCE_S, Stop, begin, excuse, leave
+from worker.__main__ import PATIENCE_S, Stop, begin, confine, excuse, leave
 
 VERDICT_S = 2 * PATIENCE_S  # for rank 0 to write what all ranks have met
 EXCUSES = (AWAY, LEASE_LOST, NO_ROOM)  # of a rank: the job is not to blame
@@ -62,6 +62,7 @@ def _take_own_device(rank: int) -> None:
 def follow(settings: Settings, job_id: str, attempt: int, meeting: tuple[int, int, Path]) -> int:
     """Any rank but the first; the exit code. Its end is rank 0's end, or the other way round."""
     threading.Thread(target=_end_with_the_first, name="pipe from rank 0", daemon=True).start()
+    confine(settings)
     configure_logs(settings)
     structlog.contextvars.bind_contextvars(job_id=job_id, attempt=attempt, rank=meeting[0])
     parts = assemble(settings)
