@@ -134,7 +134,7 @@ class Settings(BaseSettings):
     max_trainer_bytes: int | None = Field(
         None,
         ge=GIB,
-        description="memory that each process of a job may take; more is refused, as a device that is full does. "
+        description="memory that each process of a job may take; more is refused, as on a full device. "
         "Unset: what the machine gives",
     )
     max_training_operations: PositiveFloat = Field(

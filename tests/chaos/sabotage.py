@@ -8,6 +8,8 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+from tests.chaos import power
+
 
 def sabotaged(name: str) -> bool:
     return os.environ.get("CHAOS_SABOTAGE") == name
@@ -18,6 +20,8 @@ MOST_BACKOFFS = 50
 
 def apply() -> None:
     """Before anything else of ours is imported, so that everybody gets the sabotaged function."""
+    if ledger := os.environ.get("CHAOS_LEDGER"):
+        power.keep_ledger(ledger)
     name = os.environ.get("CHAOS_SABOTAGE")
     if name:
         SABOTAGES[name]()
@@ -61,6 +65,11 @@ def unverified() -> None:
         return Blob(sha256, len(content))
 
     FileBlobs.put = put  # type: ignore[method-assign]
+
+
+def no_fsync() -> None:
+    """What was written is taken for safe."""
+    vars(os)["fsync"] = lambda _descriptor: None
 
 
 def hint_only() -> None:
@@ -125,6 +134,7 @@ SABOTAGES: dict[str, Callable[[], None]] = {
     for one in (
         no_fence,
         unverified,
+        no_fsync,
         hint_only,
         commit_before_blobs,
         cancel_unguarded,

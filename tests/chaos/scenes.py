@@ -11,8 +11,8 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from app.db.tables import Event
-from tests.chaos import observer
+from app.db.tables import Event, Job
+from tests.chaos import observer, power
 from tests.chaos.checker import DOUBLED, LOST, WRONG, Violation, check
 from tests.chaos.client import Client
 from tests.chaos.observer import Observer
@@ -23,6 +23,7 @@ ALLOWED_S = 60.0
 LOST_AFTER_S = 12.0  # what has not ended by then is taken for lost
 BIG = 8_000_000  # bytes: more than any other file of a drill
 LIMIT = 4_000_000
+LEDGER = "ledger"  # in the folder of a scene: what was synced
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ def play(scene: Scene, folder: Path, sabotage: str = "") -> list[Violation]:
     marks.mkdir(parents=True)
     changes = {
         "CHAOS_SABOTAGE": sabotage,
+        "CHAOS_LEDGER": str(folder / LEDGER),
         "STILLHOUSE_FAILPOINT": scene.failpoint,
         "STILLHOUSE_FAILPOINT_ONCE": str(marks),
         **scene.changes,
@@ -78,6 +80,19 @@ def stale_trainer(stack: Stack, client: Client) -> None:
 def short_write(stack: Stack, client: Client) -> None:
     """The disk takes a part of a blob, without an error."""
     client.submit("drill-1")
+
+
+def power_cut(stack: Stack, client: Client) -> None:
+    """The machine goes off when a job has just ended."""
+    blobs = (stack.disk or stack.folder) / "blobs"
+    before = _files(blobs)
+    client.submit("drill-1")
+    _until(lambda: _succeeded(stack))
+    (server,) = stack.supervisors
+    server.kill()
+    power.cut(stack.folder / LEDGER, _files(blobs) - before)
+    server.start()
+    server.wait_until_ready()
 
 
 def crash_with_a_queue(stack: Stack, client: Client) -> None:
@@ -137,6 +152,7 @@ SCENES: dict[str, Scene] = {
         failpoint=f"export.started:short_write:{LIMIT}",
         changes={"CHAOS_BYTES": str(BIG)},
     ),
+    "no_fsync": Scene(power_cut, frozenset({WRONG})),
     "hint_only": Scene(crash_with_a_queue, frozenset({LOST})),
     "commit_before_blobs": Scene(
         crash_after_commit, frozenset({WRONG}), failpoint="succeed.after_commit:kill"
@@ -165,6 +181,15 @@ def _phases(stack: Stack) -> int:
     with stack.sessions.read() as session:
         begun = select(func.count()).select_from(Event).where(Event.type == "phase.started")
         return session.scalar(begun) or 0
+
+
+def _succeeded(stack: Stack) -> bool:
+    with stack.sessions.read() as session:
+        return session.scalar(select(Job.id).where(Job.status == "succeeded")) is not None
+
+
+def _files(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file()}
 
 
 def _stopped(stack: Stack, *pids: int) -> bool:

@@ -52,6 +52,10 @@ def test_the_checker_sees_what_each_protection_is_for(tmp_path: Path) -> None:
         assert {violation.rule for violation in violations} & SCENES[name].rules, name
 
 
+def test_a_student_survives_a_power_cut(tmp_path: Path) -> None:
+    assert play(SCENES["no_fsync"], tmp_path / "sound") == []
+
+
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[tuple[str, int]]:
     """A server that answers a kilobyte."""
