@@ -26,6 +26,7 @@ from app.ports.parts import Parts
 from app.services import jobs
 from app.settings import Settings
 from app.wiring import assemble
+from worker.ends import Left, PeerLost
 
 if TYPE_CHECKING:
     from worker.engine.ranks import Meeting
@@ -118,8 +119,7 @@ def _attempt(parts: Parts, job_id: str, attempt: int, stop: Stop, meeting: "Meet
 
 
 def _run(parts: Parts, job_id: str, attempt: int, stop: Stop, meeting: "Meeting | None") -> int:
-    from worker.engine.checkpoint import Left  # torch and transformers: after the pipe is listened to
-    from worker.run import run
+    from worker.run import run  # torch and transformers: after the pipe is listened to
 
     with parts.sessions.read() as session:
         job = jobs.owned(session, job_id, attempt)
@@ -132,8 +132,6 @@ def _run(parts: Parts, job_id: str, attempt: int, stop: Stop, meeting: "Meeting 
 
 def excuse(error: Exception) -> int | None:
     """The exit code for what went wrong around the job; None: the job itself has failed."""
-    from worker.engine.ranks import PeerLost
-
     if isinstance(error, PeerLost):
         return CRASHED
     if isinstance(error, LeaseLost):

@@ -8,7 +8,8 @@ from pathlib import Path
 from app.db.tables import Job
 from app.ports.parts import Parts
 from app.services.scratch import attempt_folder
-from worker.engine.checkpoint import Left, Stop
+from worker.ends import Left
+from worker.engine.checkpoint import Stop
 from worker.engine.export import export
 from worker.engine.fetch import fetch
 from worker.engine.judging.evaluate import evaluate

@@ -18,8 +18,9 @@ from app.catalog.tasks.image_classification.preprocessing import plain
 from app.db.tables import Event, Job, JobCheckpoint, MetricPoint, ModelVersion
 from app.services import checkpoints, claims, jobs
 from tests.worker.workshop import DIGITS, Stop, Workshop, digits, images, order, table
+from worker.ends import Left
 from worker.engine import export
-from worker.engine.checkpoint import Checkpoints, Left
+from worker.engine.checkpoint import Checkpoints
 from worker.engine.job_watch import JobWatch
 from worker.engine.pace import Pace
 from worker.engine.packing import store

@@ -23,6 +23,7 @@ from app.db.tables import JobCheckpoint
 from app.errors import BlobCorrupt, NotFound, Unavailable
 from app.ports.blobs import Blob
 from app.services.jobs import Json
+from worker.ends import Left
 from worker.engine.device import out_of_memory
 from worker.engine.distill import Trained
 from worker.engine.pace import Pace
@@ -32,10 +33,6 @@ from worker.engine.validate import Order
 
 FORMAT = 1
 TOLD = [one.name for one in fields(Trained) if one.name not in ("state", "architecture")]
-
-
-class Left(Exception):
-    """This attempt leaves its job to a later one, with a checkpoint where it was possible."""
 
 
 class Stop(Protocol):

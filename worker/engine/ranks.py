@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, distributed, nn
 
 from app.errors import NumericDivergence
+from worker.ends import PeerLost
 from worker.engine.device import out_of_memory
 
 if TYPE_CHECKING:
@@ -32,10 +33,6 @@ FEWEST = 2  # rows of a rank: batch norm needs two
 PATIENCE = timedelta(days=30)  # a rank that is gone ends the others; one that works long does not
 
 T = TypeVar("T")
-
-
-class PeerLost(Exception):
-    """Another rank's process is gone, and without it no step can be taken."""
 
 
 class OneRank:

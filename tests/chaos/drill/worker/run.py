@@ -22,7 +22,7 @@ from app.services.models import Checkpoint
 from app.services.scratch import attempt_folder
 from tests.chaos.chain import STEPS, link, start
 from tests.chaos.sabotage import sabotaged
-from worker.engine.checkpoint import Left
+from worker.ends import Left
 from worker.journal import Journal
 
 ROOT = Path(__file__).parents[4]
