@@ -100,9 +100,8 @@ def failpoint(stack: Stack, chance: random.Random) -> bool:
             time.sleep(0.05)
         reached = (marks / name).exists()
         (marks / name).touch()  # from here on it does nothing
-        if reached and name.startswith(SERVERS):
-            with suppress(Exception):
-                process.wait(5)
+        with suppress(Exception):  # a server puts blobs as trainers do, so that it may be either
+            process.wait(5 if reached and name.startswith(SERVERS) else 0.5)
         if not process.alive:
             process.start()
         process.wait_until_ready()
