@@ -77,7 +77,7 @@ def test_jobs_come_by_every_place(tmp_path: Path) -> None:
     armed |= {"STILLHOUSE_CHECKPOINT_S": "0.01", "CHAOS_STEP_S": "0.2"}
     with embedded(tmp_path, armed) as stack:
         client = Client(stack, 0, depth=0)
-        client.true_order = true_order(stack)
+        client.true_order = true_order(stack) | {"exports": [{"kind": "safetensors"}]}
         client.submit("true-1")
         _until((marks / "succeed.after_commit").exists)
         drill = client.submit("drill-1").job_id

@@ -22,6 +22,7 @@ from app.settings import Settings
 from tests import composed as composed_file
 from tests import servers
 from tests.intake import checkpoints, samples
+from tests.irises import FLOWER, iris_order
 
 LONGEST_S = 240.0
 KEY = "sh_first_" + "k" * 43
@@ -176,31 +177,8 @@ def test_production_from_upload_to_prediction(
     client = service(**as_composed(monkeypatch, api).model_dump(exclude={"port"}))
     assert client.get("/v1/jobs").status_code == 401
     client.headers["Authorization"] = f"Bearer {KEY}"
-    rows = samples.irises()
-    data = ask(
-        client,
-        "POST",
-        "/v1/datasets",
-        data={"name": "iris", "label": "species", "splits": json.dumps({"train": 0.7, "test": 0.3})},
-        files={"file": ("iris.csv", samples.as_csv(rows))},
-    )
-    names = sorted({str(row["species"]) for row in rows})
-    forest = checkpoints.save_sklearn(tmp_path / "forest.onnx", labels=names).read_bytes()
-    teacher = ask(
-        client,
-        "POST",
-        "/v1/models",
-        data={"name": "forest", "task": "tabular_classification"},
-        files={"file": ("forest.onnx", forest)},
-    )
-    spec = {
-        "task": {"kind": "tabular_classification"},
-        "teachers": [{"model": teacher["reference"]}],
-        "student": {"architecture": {"kind": "mlp", "hidden_sizes": [8]}},
-        "data": {"train": f"{data['reference']}#train", "test": f"{data['reference']}#test"},
-        "training": {"epochs": 5, "batch_size": 16},
-        "output": {"model": "iris-tiny"},
-    }
+    training, output = {"epochs": 5, "batch_size": 16}, {"model": "iris-tiny"}
+    spec = iris_order(client, tmp_path, training=training, output=output)
     with celery_worker(as_composed(monkeypatch, composed("worker", places)), tmp_path):
         job = ended(client, ask(client, "POST", "/v1/jobs", json=spec))
         page = httpx.get(f"http://127.0.0.1:{places['STILLHOUSE_METRICS_PORT']}/metrics")
@@ -210,9 +188,8 @@ def test_production_from_upload_to_prediction(
     assert float(figures["stillhouse_worker_silent_seconds"]) < 60
     assert float(figures["process_resident_memory_bytes"]) > 0
     assert job["status"] == "succeeded", job["error"]
-    row = {name: value for name, value in rows[0].items() if name != "species"}
-    answer = ask(client, "POST", "/v1/models/iris-tiny/predict", json={"inputs": [row]})
-    assert answer["predictions"][0]["label"] in names
+    answer = ask(client, "POST", "/v1/models/iris-tiny/predict", json={"inputs": [FLOWER]})
+    assert answer["predictions"][0]["label"] in job["resolved"]["labels"]
     told = "".join(path.read_text(errors="replace") for path in tmp_path.glob("*.log"))
     assert '"phase started"' in told
     assert not [secret for secret in (KEY, servers.SECRET_KEY) if secret in told]

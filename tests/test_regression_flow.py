@@ -48,7 +48,7 @@ def test_numbers_from_upload_to_prediction(
         "teachers": [{"model": teacher["reference"]}],
         "student": {"architecture": {"kind": "mlp", "hidden_sizes": [16]}},
         "data": {"train": f"{data['reference']}#train", "test": f"{data['reference']}#test"},
-        "training": {"epochs": 20, "batch_size": 16},
+        "training": {"epochs": 5, "batch_size": 16},
         "evaluation": {"gates": [{"metric": "r2", "min": -10}], "bootstrap": 200},
         "resources": {"devices": 2},
         "output": {"model": "diabetes-tiny", "alias": "champion"},

@@ -1,46 +1,32 @@
 """A sweep over HTTP with real processes: trials run, the teacher answers once, the best spec is ready."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 
 from app.api.sweep_views import SweepView, TrialView
-from tests.intake import checkpoints, samples
+from tests.irises import iris_order
 from tests.test_flow import ask
 
 LONGEST_S = 240.0
 
 
-def stocked(client: httpx.Client, tmp_path: Path) -> dict[str, Any]:
-    """A spec over irises with a forest as their teacher."""
-    rows = samples.irises()
-    form = {"name": "iris", "label": "species", "splits": json.dumps({"train": 0.7, "test": 0.3})}
-    upload = {"file": ("iris.csv", samples.as_csv(rows))}
-    data = ask(client, "POST", "/v1/datasets", data=form, files=upload)
-    names = sorted({str(row["species"]) for row in rows})
-    forest = checkpoints.save_sklearn(tmp_path / "forest.onnx", labels=names).read_bytes()
-    form, upload = {"name": "forest", "task": "tabular_classification"}, {"file": ("forest.onnx", forest)}
-    teacher = ask(client, "POST", "/v1/models", data=form, files=upload)
-    return {
-        "task": {"kind": "tabular_classification"},
-        "teachers": [{"model": teacher["reference"].partition("@")[0]}],
-        "student": {"architecture": {"kind": "mlp", "hidden_sizes": [4]}},
-        "data": {"train": f"{data['reference']}#train", "test": f"{data['reference']}#test"},
-        "losses": {"preset": "hinton"},
-        "training": {"epochs": 8, "batch_size": 16, "optimizer": {"kind": "adamw", "lr": 0.01}},
-        "output": {"model": "iris-tiny"},
-    }
-
-
 def test_embedded_from_a_space_to_the_best_spec(service: Callable[..., httpx.Client], tmp_path: Path) -> None:
     client = service(slots=2)
+    spec = iris_order(
+        client,
+        tmp_path,
+        teachers=[{"model": "model:forest"}],
+        losses={"preset": "hinton"},
+        training={"epochs": 8, "batch_size": 16, "optimizer": {"kind": "adamw", "lr": 0.01}},
+        exports=[{"kind": "safetensors"}],
+        output={"model": "iris-tiny"},
+    )
     families = [{"kind": "mlp", "hidden_sizes": [size]} for size in (4, 32)]
     order = {
         "name": "how warm, how wide",
-        "spec": stocked(client, tmp_path),
+        "spec": spec,
         "space": {
             "/losses/temperature": {"kind": "float", "low": 1, "high": 8, "log": True},
             "/student/architecture": {"kind": "choice", "values": families},

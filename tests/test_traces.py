@@ -17,7 +17,7 @@ from sqlalchemy import select
 from app.db.session import Sessions
 from app.db.tables import Job, SweepTrial
 from app.settings import Settings
-from tests.intake import checkpoints, samples
+from tests.irises import FLOWER, iris_order
 from tests.test_flow import KEY, ask, ended
 from tests.waiting import until
 
@@ -85,7 +85,9 @@ def test_one_trace_from_the_order_to_the_end(
             outgoing_allow=(collected.url.removeprefix("http://"),),
         )
         client.headers["Authorization"] = f"Bearer {KEY}"
-        spec, row = _order(client, tmp_path)
+        training = {"epochs": 3, "batch_size": 16}
+        output = {"model": "iris-tiny"}
+        spec = iris_order(client, tmp_path, name="hunter2", training=training, output=output)
         hook = {"url": f"{collected.url}/hook-secret", "types": ["job.ended"]}
         ask(client, "POST", "/v1/webhooks", json=hook)
         accepted = client.post("/v1/jobs", json=spec, headers={"traceparent": CLIENTS})
@@ -94,7 +96,7 @@ def test_one_trace_from_the_order_to_the_end(
         assert job["status"] == "succeeded", job["error"]
         order_sweep(client, spec)
         for headers in ({}, {"traceparent": CLIENTS}):
-            asked = {"inputs": [row]}
+            asked = {"inputs": [FLOWER]}
             answer = client.post("/v1/models/iris-tiny/predict", json=asked, headers=headers)
             assert answer.status_code == 200, answer.text
         until(lambda: len(collected.named("POST /v1/models/{reference}/predict")) == 1)
@@ -143,27 +145,6 @@ def order_sweep(client: httpx.Client, spec: dict[str, Any]) -> None:
         "budget": {"trials": 1},
     }
     ask(client, "POST", "/v1/sweeps", json=order, headers={"traceparent": OTHERS})
-
-
-def _order(client: httpx.Client, folder: Path) -> tuple[dict[str, Any], dict[str, object]]:
-    rows = samples.irises()
-    upload = {"name": "iris", "label": "species", "splits": '{"train": 0.7, "test": 0.3}'}
-    file = {"file": ("iris.csv", samples.as_csv(rows))}
-    data = ask(client, "POST", "/v1/datasets", data=upload, files=file)
-    names = sorted({str(row["species"]) for row in rows})
-    forest = checkpoints.save_sklearn(folder / "forest.onnx", labels=names).read_bytes()
-    said = {"name": "forest", "task": "tabular_classification"}
-    teacher = ask(client, "POST", "/v1/models", data=said, files={"file": ("forest.onnx", forest)})
-    spec = {
-        "name": "hunter2",
-        "task": {"kind": "tabular_classification"},
-        "teachers": [{"model": teacher["reference"]}],
-        "student": {"architecture": {"kind": "mlp", "hidden_sizes": [8]}},
-        "data": {"train": f"{data['reference']}#train", "test": f"{data['reference']}#test"},
-        "training": {"epochs": 3, "batch_size": 16},
-        "output": {"model": "iris-tiny"},
-    }
-    return spec, {name: value for name, value in rows[0].items() if name != "species"}
 
 
 def _name_of(collected: Collected, span_id: str) -> str:

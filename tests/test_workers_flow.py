@@ -1,13 +1,11 @@
 """Several workers, over HTTP and with real processes: they share the queue, and the broker may lose it."""
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -18,7 +16,7 @@ from app.db.tables import Project
 from app.services import claims
 from app.settings import Settings
 from tests import orders
-from tests.intake import checkpoints, samples
+from tests.irises import iris_order
 from tests.test_flow import ask, celery_worker, ended
 from tests.waiting import alive, until
 
@@ -37,27 +35,6 @@ time.sleep(120)
 """
 
 
-def iris_order(client: httpx.Client, folder: Path) -> dict[str, Any]:
-    """The smallest real job: a student of a few numbers that learns from a forest."""
-    rows = samples.irises()
-    splits = json.dumps({"train": 0.7, "test": 0.3})
-    form = {"name": "iris", "label": "species", "splits": splits}
-    data = ask(client, "POST", "/v1/datasets", data=form, files={"file": ("iris.csv", samples.as_csv(rows))})
-    names = sorted({str(row["species"]) for row in rows})
-    forest = checkpoints.save_sklearn(folder / "forest.onnx", labels=names).read_bytes()
-    form = {"name": "forest", "task": "tabular_classification"}
-    teacher = ask(client, "POST", "/v1/models", data=form, files={"file": ("forest.onnx", forest)})
-    return {
-        "task": {"kind": "tabular_classification"},
-        "teachers": [{"model": teacher["reference"]}],
-        "student": {"architecture": {"kind": "mlp", "hidden_sizes": [4]}},
-        "data": {"train": f"{data['reference']}#train", "test": f"{data['reference']}#test"},
-        "training": {"epochs": 1, "batch_size": 16},
-        "evaluation": {"compare": []},
-        "exports": [{"kind": "safetensors"}],
-    }
-
-
 def test_two_workers_end_every_job_though_the_broker_forgets_everything(
     service: Callable[..., httpx.Client],
     settings: Settings,
@@ -67,7 +44,13 @@ def test_two_workers_end_every_job_though_the_broker_forgets_everything(
 ) -> None:
     changes = {"database_url": postgres_url, "queue_url": redis_url}
     client = service(**changes)
-    spec = iris_order(client, tmp_path)
+    spec = iris_order(
+        client,
+        tmp_path,
+        training={"epochs": 1, "batch_size": 16},
+        evaluation={"compare": []},
+        exports=[{"kind": "safetensors"}],
+    )
     assert ask(client, "GET", "/v1/workers")["data"] == []
     with ExitStack() as stack:
         for name in ("one", "two"):
