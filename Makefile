@@ -28,7 +28,7 @@ demo: setup ## the whole way on real digits: teacher, data, job, report, predict
 	@$(BIN)/python -m examples.digits
 
 test: setup ## all tests, with real Postgres, Valkey and SeaweedFS
-	@$(BIN)/pytest -n 2 --dist loadgroup
+	@$(BIN)/pytest -n 2
 
 check: setup ## lint, format, types and the floors of the house
 	@$(BIN)/ruff check

@@ -14,8 +14,6 @@ import pytest
 
 from tests.service import serving, settings_in
 
-pytestmark = pytest.mark.xdist_group("connection")  # what they share is made once
-
 HEAD = b"POST /v1/jobs/plan HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 LIMITS: dict[str, Any] = {
     "header_s": 0.6,

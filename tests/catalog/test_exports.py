@@ -17,8 +17,6 @@ from app.catalog.spec import ARCHITECTURES, EXPORTS, TASKS
 from app.catalog.tabular import Feature, Preprocessing
 from app.catalog.tasks.image_classification.preprocessing import plain
 
-pytestmark = pytest.mark.xdist_group("exports")  # what they share is made once
-
 LABELS = ["naught", "one", "tèn"]
 TINY: dict[str, dict[str, Any]] = {
     "resnet": {"embedding_size": 8, "hidden_sizes": [8, 12], "depths": [1, 1]},

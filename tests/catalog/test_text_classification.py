@@ -16,8 +16,6 @@ from app.catalog.tasks.text_classification.preprocessing import Preprocessing
 from app.errors import Invalid, InvalidData
 from tests import texts
 
-pytestmark = pytest.mark.xdist_group("texts")  # what they share is made once
-
 TASK = TextClassification()
 SHA = "5" * 64
 SPECIAL = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}

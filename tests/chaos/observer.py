@@ -44,6 +44,10 @@ class Observer:
     def going(self) -> int:
         return sum(status not in TERMINAL for status, _ in list(self._seen.values()))
 
+    @property
+    def ended(self) -> int:
+        return len(self._seen) - self.going
+
     def _run(self) -> None:
         while not self._stopping.wait(LOOK_S):
             with suppress(SQLAlchemyError):

@@ -23,8 +23,6 @@ from tests.worker.workshop import Stop
 from worker.engine import export
 from worker.run import run
 
-pytestmark = pytest.mark.xdist_group("specs")  # what they share is made once
-
 SPECS = {
     path.stem: json.loads(path.read_text())
     for path in sorted((Path(examples.__file__).parent / "specs").glob("*.json"))
