@@ -5,6 +5,7 @@ kill alone would show nothing, for what is written lives on in the kernel.
 """
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -28,12 +29,12 @@ def keep_ledger(path: str) -> None:
     vars(os)["fsync"] = fsync
 
 
-def cut(ledger: Path, files: set[Path]) -> None:
-    """Takes from the files, whose writers are dead, what nobody has synced."""
+def cut(ledger: Path, made: set[Path]) -> None:
+    """Takes from what was made since the ledger began, and whose writers are dead, what nobody has synced."""
     safe = set(ledger.read_text().splitlines()) if ledger.exists() else set()
-    for path in files:
-        folder, file = path.parent.stat(), path.stat()
-        if f"{folder.st_ino} {path.name} {file.st_ino}" not in safe:
-            path.unlink()
-        elif f"{file.st_ino} {file.st_size}" not in safe:
+    for path in sorted(made, reverse=True):  # what a folder holds goes before it
+        found = path.stat()
+        if f"{path.parent.stat().st_ino} {path.name} {found.st_ino}" not in safe:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        elif path.is_file() and f"{found.st_ino} {found.st_size}" not in safe:
             os.truncate(path, 0)

@@ -85,12 +85,12 @@ def short_write(stack: Stack, client: Client) -> None:
 def power_cut(stack: Stack, client: Client) -> None:
     """The machine goes off when a job has just ended."""
     blobs = (stack.disk or stack.folder) / "blobs"
-    before = _files(blobs)
+    before = {*blobs.rglob("*")}
     client.submit("drill-1")
     _until(lambda: _succeeded(stack))
     (server,) = stack.supervisors
     server.kill()
-    power.cut(stack.folder / LEDGER, _files(blobs) - before)
+    power.cut(stack.folder / LEDGER, {*blobs.rglob("*")} - before)
     server.start()
     server.wait_until_ready()
 
@@ -186,10 +186,6 @@ def _phases(stack: Stack) -> int:
 def _succeeded(stack: Stack) -> bool:
     with stack.sessions.read() as session:
         return session.scalar(select(Job.id).where(Job.status == "succeeded")) is not None
-
-
-def _files(folder: Path) -> set[Path]:
-    return {path for path in folder.rglob("*") if path.is_file()}
 
 
 def _stopped(stack: Stack, *pids: int) -> bool:
