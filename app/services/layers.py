@@ -80,6 +80,9 @@ def serve(parts: Parts, stopping: threading.Event) -> None:
             return
         answer = _ask(version, stopping)
         with parts.sessions.write() as session:
+            if not answer and stopping.is_set():
+                _give_back(session, version.id)
+                return
             _store(session, version.id, answer)
         log.info("layers listed", version=version.id, error=answer.get("error"))
 
@@ -124,23 +127,22 @@ def _claim(session: Session) -> ModelVersion | None:
 def _ask(version: ModelVersion, stopping: threading.Event) -> Json:
     """{"layers": [...]}, {"error": why}, or nothing from a process that did not come to an end."""
     said = {key: getattr(version, key) for key in ("format", "family", "task", "details", "input", "labels")}
-    process = subprocess.Popen(
+    given: str | None = json.dumps(said)
+    deadline = time.monotonic() + TOO_LONG_S
+    with subprocess.Popen(
         [sys.executable, "-m", "worker.layers"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
         env={**surroundings.of_a_stranger(os.environ), **OFFLINE}, text=True, start_new_session=True,
-    )  # fmt: skip
-    given: str | None = json.dumps(said)
-    deadline = time.monotonic() + TOO_LONG_S
-    try:
-        while not stopping.is_set() and time.monotonic() < deadline:
-            with suppress(subprocess.TimeoutExpired):
-                out, _ = process.communicate(given, timeout=0.5)
-                return dict(json.loads(out)) if process.returncode == 0 else {}
-            given = None
-        return {}
-    finally:
-        process.kill()
-        process.wait()
+    ) as process:  # fmt: skip
+        try:
+            while not stopping.is_set() and time.monotonic() < deadline:
+                with suppress(subprocess.TimeoutExpired):
+                    out, _ = process.communicate(given, timeout=0.5)
+                    return dict(json.loads(out)) if process.returncode == 0 else {}
+                given = None
+            return {}
+        finally:
+            process.kill()
 
 
 def _store(session: Session, version_id: str, answer: Json) -> None:
@@ -149,6 +151,12 @@ def _store(session: Session, version_id: str, answer: Json) -> None:
     row.lease_expires_at = None
     if not answer and row.attempts >= ATTEMPTS:
         row.error = _NO_END
+
+
+def _give_back(session: Session, version_id: str) -> None:
+    """By a worker that stops; it is not counted as one that tried."""
+    row = session.get_one(ModelLayers, version_id)
+    row.attempts, row.lease_expires_at = row.attempts - 1, None
 
 
 def _given_up(session: Session, row: ModelLayers) -> bool:

@@ -154,6 +154,15 @@ def test_one_worker_at_a_time_lists_a_version(sessions: Sessions, settings: Sett
         library.known()
 
 
+def test_a_worker_that_stops_has_not_tried(sessions: Sessions, settings: Settings) -> None:
+    library, stopping = Library(sessions, settings), threading.Event()
+    threading.Timer(0.2, stopping.set).start()  # the process has hardly begun
+    layers.serve(library.parts, stopping)
+    with sessions.read() as session:
+        row = session.get_one(ModelLayers, library.version.id)
+    assert (row.attempts, row.lease_expires_at, row.error) == (0, None, None)
+
+
 def test_two_may_ask_for_the_first_time_at_once(sessions: Sessions, settings: Settings) -> None:
     library = Library(sessions, settings)
     with sessions.write() as session:
