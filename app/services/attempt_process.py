@@ -15,7 +15,7 @@ import structlog
 
 from app.db.session import OUTAGES
 from app.errors import DeadlineExceeded, LeaseLost, Unavailable
-from app.exit_codes import AWAY, LEASE_LOST, LEFT, NO_ROOM
+from app.exit_codes import AWAY, LEASE_LOST, LEFT, NO_ROOM, NOT_BEGUN
 from app.failpoints import failpoint
 from app.ports.parts import Parts
 from app.services import attempt_logs, jobs, process_group, scratch, trainer
@@ -41,6 +41,7 @@ OUT_OF_GPU_TOLD = (
 LACKED = {  # by how it ended: what an attempt lacked, which is not the job's fault
     AWAY: "the database or the object store did not answer",
     NO_ROOM: "its worker's disk is full",
+    NOT_BEGUN: "its worker could start no process",
     LEASE_LOST: "its process took the job for another attempt's",
 }
 
@@ -62,14 +63,19 @@ class Attempt:
 
     def run(self, stopping: threading.Event) -> None:
         """Until the process has ended, one way or another, and the row says so."""
-        self._process = subprocess.Popen(
-            trainer.command(self._job_id, self._attempt, self._places),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env=trainer.environment(self._parts.settings, self._places),
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                trainer.command(self._job_id, self._attempt, self._places),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env=trainer.environment(self._parts.settings, self._places),
+                start_new_session=True,
+            )
+        except OSError:  # of processes, memory or files there are no more
+            log.exception("the attempt's process could not be started")
+            self._tell_end(NOT_BEGUN, stopping)
+            return
         assert self._process.stdout is not None
         output = Output(self._process.stdout)
         fence = threading.Thread(target=self._fence, name="fence", daemon=True)
