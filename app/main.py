@@ -36,7 +36,6 @@ from app.services.workplace import Workplace
 from app.settings import Settings
 from app.wiring import assemble, database_url
 
-GOODBYE_S = 24.0  # for running jobs to hand themselves back, once the last requests are answered
 LAST_LOOK_S = 5.0  # for a thread to give its connection back
 _DESCRIPTION = (
     "Distillation as a service: a teacher checkpoint, data and a student architecture go in, a small model "
@@ -102,22 +101,24 @@ async def _lifespan(application: FastAPI, settings: Settings) -> AsyncIterator[N
         meter = application.state.meter = Meter(parts)
         meter.start()
         stack.push_async_callback(run_in_threadpool, meter.stop)
-        application.state.leave = lambda: None
         watcher = application.state.watcher = Watcher(parts.sessions)
         application.state.board = JobBoard(parts, watcher)
         await watcher.start()
         stack.push_async_callback(watcher.stop)
         local = parts.queue if isinstance(parts.queue, LocalQueue) else None
         place = await run_in_threadpool(Workplace, settings) if local else None
-        for thread in (Lookout(parts, place, local), Courier(parts), Collector(parts)):
+        courier = Courier(parts)
+        leavers = [courier.stop]  # what is under way comes to its end, and nothing more is begun
+        for thread in (Lookout(parts, place, local), courier, Collector(parts)):
             thread.start()
             stack.push_async_callback(run_in_threadpool, thread.join, LAST_LOOK_S)
             stack.callback(thread.stop)
         if local and place:
             supervisor = Supervisor(parts, place, local)
             supervisor.start()
-            application.state.leave = supervisor.leave
-            stack.push_async_callback(run_in_threadpool, supervisor.stop, GOODBYE_S)
+            leavers.append(supervisor.leave)
+            stack.push_async_callback(run_in_threadpool, supervisor.stop)
+        application.state.leavers = leavers
         yield
 
 

@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 import redis
 from celery import Celery
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from app.db.dialect import db_now
 from app.db.session import Sessions
 from app.db.tables import Job, Project, Worker
 from app.ports.blobs import file_blobs
@@ -96,8 +97,7 @@ def test_a_worker_has_manners_and_hands_its_job_on(
 ) -> None:
     bell, marker = CeleryQueue(place.queue_url), tmp_path / "unpickled"
     with redis.Redis.from_url(redis_url) as broker, worker(place, sessions, **SLOWLY) as first:
-        until(lambda: any(client["cmd"] == "brpop" for client in broker.client_list()))
-        job_id = submitted(place, sessions)  # its first look is over
+        job_id = submitted(place, sessions, waits=True)  # for its first look may come late
 
         def job() -> Job:
             return seen(sessions, job_id)
@@ -112,6 +112,8 @@ def test_a_worker_has_manners_and_hands_its_job_on(
         assert (broker.pubsub_channels(), broker.pubsub_numpat()) == ([], 0)
 
         # what must
+        with sessions.write() as session:
+            session.execute(update(Job).values(available_at=db_now()))
         send(place.queue_url, ignore_result=False)
         until(lambda: job().status == "running")
         for _ in range(2):
@@ -140,18 +142,33 @@ def test_a_worker_has_manners_and_hands_its_job_on(
     assert PASSWORD not in said
 
 
-def test_a_worker_finds_its_work_while_the_broker_is_away(place: Settings, sessions: Sessions) -> None:
-    away = place.model_copy(update={"queue_url": "redis://127.0.0.1:1", "poll_s": 0.2})
-    with worker(away, sessions, **QUICKLY) as lonely:
+@pytest.mark.parametrize("trouble", ["is away", "refuses to write"])
+def test_a_worker_needs_no_broker(place: Settings, sessions: Sessions, redis_url: str, trouble: str) -> None:
+    """It finds its work by itself, and hands it back when it leaves."""
+    url = "redis://127.0.0.1:1"
+    if trouble == "refuses to write":  # as a replica does, or one whose memory is full
+        url = redis_url.replace("redis://", f"redis://reader:{PASSWORD}@")
+        with redis.Redis.from_url(redis_url) as broker:
+            broker.execute_command(
+                "ACL", "SETUSER", "reader", "on", f">{PASSWORD}", "~*", "&*", "+@all", "-sadd"
+            )
+    lonely = place.model_copy(update={"queue_url": url, "poll_s": 0.2})
+    with worker(lonely, sessions, **SLOWLY) as process:
         job_id = submitted(place, sessions)
-        until(lambda: seen(sessions, job_id).status == "succeeded")
-        lonely.send(signal.SIGTERM)
-        assert lonely.wait(MOST_S) == 0
+        until(lambda: seen(sessions, job_id).checkpoint_step)
+        assert process.alive
+        process.send(signal.SIGTERM)
+        assert process.wait(MOST_S) == 0
+    left = seen(sessions, job_id)
+    assert (left.status, left.attempt, left.interruptions, left.failures) == ("queued", 1, 1, 0)
 
 
-def submitted(place: Settings, sessions: Sessions) -> str:
+def submitted(place: Settings, sessions: Sessions, *, waits: bool = False) -> str:
     with sessions.write() as session:
-        return orders.submit(session, place).id
+        job = orders.submit(session, place)
+        if waits:
+            session.execute(update(Job).values(available_at=db_now(QUIET_S)))
+        return job.id
 
 
 def seen(sessions: Sessions, job_id: str) -> Job:

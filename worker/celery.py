@@ -6,7 +6,8 @@ celery --app worker.celery worker --pool threads --without-gossip --without-ming
 from contextlib import suppress
 from typing import Any
 
-from celery import Celery, signals
+import structlog
+from celery import Celery, bootsteps, signals
 from kombu.entity import Queue
 
 from app import traces
@@ -24,6 +25,7 @@ settings = Settings()
 parts = assemble(settings)
 place, bell = Workplace(settings), LocalQueue()
 lookout, supervisor = Lookout(parts, place, bell), Supervisor(parts, place, bell)
+log = structlog.get_logger()
 
 celery = Celery("stillhouse", broker=settings.queue_url)
 celery.conf.update(
@@ -36,7 +38,7 @@ celery.conf.update(
 @celery.task(name=TASK)  # type: ignore[untyped-decorator]
 def work(_job_id: str) -> None:
     """Carries out what is eligible. The id says who rang; the row says what to do."""
-    supervisor.work()
+    supervisor.work_when_free()
 
 
 @signals.worker_init.connect  # type: ignore[untyped-decorator]
@@ -47,25 +49,38 @@ def _check(**_: Any) -> None:
             raise SystemExit(f"stillhouse: {migrate.NOT_CURRENT}")
 
 
-@signals.celeryd_after_setup.connect  # type: ignore[untyped-decorator]
-def _begin(**_: Any) -> None:
-    """Before there is a connection to the broker, for the slots find work without it."""
-    configure_logs(settings)
-    warn_of_unknown_settings()
-    traces.start("stillhouse-worker")
-    lookout.start()
-    supervisor.start()
-    metrics.serve(parts, place, lookout)  # last: where the port is taken, work goes on
+class Slots(bootsteps.StartStopStep):  # type: ignore[misc]
+    """They stand up once signals have their handlers, and before the broker is called, for they find work
+    without it. However the worker ends, jobs are handed back first."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def start(self, _worker: Any) -> None:
+        configure_logs(settings)
+        warn_of_unknown_settings()
+        traces.start("stillhouse-worker")
+        try:
+            metrics.serve(parts, place, lookout)
+        except OSError as error:
+            log.error("nobody can ask for metrics", why=error.strerror)
+        lookout.start()
+        supervisor.start()
+
+    def close(self, _worker: Any) -> None:
+        leave()
+
+    def stop(self, _worker: Any) -> None:
+        supervisor.stop()
+        traces.stop()
+
+    terminate = stop
+
+
+celery.steps["worker"].add(Slots)
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
-def _stop(**_: Any) -> None:
-    """Hands running jobs back at once; the warm shutdown then waits for the tasks to return."""
+def leave(**_: Any) -> None:
+    """At the signal, for the consumer hears of it between two calls to the broker."""
     supervisor.leave()
     lookout.stop()
-
-
-@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
-def _end(**_: Any) -> None:
-    supervisor.stop()
-    traces.stop()

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -28,7 +29,7 @@ class Queue(Protocol):
 
 
 class LocalQueue:
-    """A flag in this process, which the supervising thread waits for."""
+    """A flag in this process, which its slots wait for."""
 
     def __init__(self) -> None:
         self.bell = threading.Event()
@@ -48,6 +49,7 @@ class CeleryQueue:
 
         self._celery = Celery("stillhouse", broker=url)
         self._celery.conf.update(BROKER_MANNERS)
+        self._closing = False
         self._rings: queue.Queue[tuple[str, str] | None] = queue.Queue(UNSENT)
         self._sender = threading.Thread(target=self._send, name="bell", daemon=True)
         self._sender.start()
@@ -59,12 +61,14 @@ class CeleryQueue:
             log.warning("the bell is choked: the lookout will ring again", job_id=job_id)
 
     def close(self) -> None:
-        self._rings.put(None)
+        self._closing = True
+        with suppress(queue.Full):  # then the sender is awake
+            self._rings.put_nowait(None)
         self._sender.join(timeout=2.0)
         self._celery.close()
 
     def _send(self) -> None:
-        while (ring := self._rings.get()) is not None:
+        while (ring := self._rings.get()) is not None and not self._closing:
             try:
                 self._tell(*ring)
             except Exception:
@@ -88,6 +92,7 @@ class CeleryQueue:
 
 BROKER_MANNERS = {
     "accept_content": ["json"],
+    "broker_channel_error_retry": True,  # a broker that answers with an error is one that is away
     "broker_connection_max_retries": None,  # a broker that is away for an hour must not end the workers
     "broker_connection_retry_on_startup": True,
     "broker_transport_options": {

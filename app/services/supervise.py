@@ -25,6 +25,9 @@ from app.services.porter import Porters
 from app.services.stumbling import survived
 from app.services.workplace import Workplace
 
+PARTING_S = 24.0  # from the order to leave, for jobs and imports to be handed back
+TICK_S = 0.05
+FULL_S = 0.5  # between two looks of whom all slots are taken from
 EVERYWHERE = Room.of(("cpu", "cuda"), MOST_DEVICES)
 SOON_S = 0.05  # between two looks at a lease that is about to end
 BEATS = 4  # signs of life in the time after which their absence means that a worker is lost
@@ -32,8 +35,10 @@ BEATS = 4  # signs of life in the time after which their absence means that a wo
 log = structlog.get_logger()
 
 
-def work(parts: Parts, place: Workplace, stopping: threading.Event) -> None:
+def work(parts: Parts, place: Workplace, bell: Queue, stopping: threading.Event) -> None:
     """Carries out eligible jobs, one after the other, until there is none or this worker stops.
+
+    bell: wakes the slots that are left.
 
     A sweep whose trial has just ended has its next one ready before this looks again.
     """
@@ -49,7 +54,7 @@ def work(parts: Parts, place: Workplace, stopping: threading.Event) -> None:
         try:
             failpoint("claim.after_commit")
             if place.room().any_free:
-                parts.queue.ring(job.id)  # there may be more, for the slots that are left
+                bell.ring(job.id)  # there may be more
             with (
                 structlog.contextvars.bound_contextvars(job_id=job.id, attempt=job.attempt),
                 traces.span("attempt", job.traceparent, job_id=job.id, attempt=job.attempt),
@@ -155,9 +160,9 @@ class Supervisor:
     """A process with slots: a thread for each, which waits for the bell of this process."""
 
     def __init__(self, parts: Parts, place: Workplace, bell: LocalQueue) -> None:
-        self._parts, self._place = parts, place
-        self._bell = bell.bell
+        self._parts, self._place, self._bell = parts, place, bell
         self._stopping = threading.Event()
+        self._leaves_by = 0.0
         self._slots = [
             threading.Thread(target=self._serve, name=f"slot-{slot}", daemon=True)
             for slot in range(place.slots)
@@ -166,7 +171,7 @@ class Supervisor:
         self._porters = Porters(parts)
 
     def start(self) -> None:
-        self._bell.set()  # there may be work from before
+        self._bell.ring("")  # there may be work from before
         self._surveyor.start()
         self._porters.start()
         for slot in self._slots:
@@ -174,27 +179,39 @@ class Supervisor:
 
     def leave(self) -> None:
         """Claims nothing more, and asks running jobs to save a checkpoint and go."""
+        if self._stopping.is_set():
+            return
+        self._leaves_by = time.monotonic() + PARTING_S
         self._stopping.set()
         self._surveyor.stop()
         self._porters.stop()
-        self._bell.set()
+        self._bell.ring("")
 
-    def stop(self, timeout_s: float = 30.0) -> None:
+    def stop(self) -> None:
         """Leaves, and waits until the jobs and the imports are handed back."""
         self.leave()
-        deadline = time.monotonic() + timeout_s
-        for slot in self._slots:
-            slot.join(max(deadline - time.monotonic(), 0.0))
-        self._porters.end(max(deadline - time.monotonic(), 0.0))
+        for thread in (*self._slots, self._surveyor):
+            thread.join(self._left_s())
+        while self._place.taken() and self._left_s():  # by a thread that somebody else has lent
+            time.sleep(TICK_S)
+        self._porters.end(self._left_s())
 
-    def work(self) -> None:
-        """Carries out eligible jobs in this thread, as far as slots are free."""
-        with survived("slot"):
-            work(self._parts, self._place, self._stopping)
+    def work_when_free(self) -> None:
+        """In this thread, once a slot is free; the next ring is meanwhile for another worker."""
+        while not self._place.room().any_free and not self._stopping.wait(FULL_S):
+            pass
+        self._work()
 
     def _serve(self) -> None:
         while not self._stopping.is_set():
-            self._bell.wait()
-            self._bell.clear()
-            self.work()
-        self._bell.set()  # wakes the next slot, so that it stops too
+            self._bell.bell.wait()
+            self._bell.bell.clear()
+            self._work()
+        self._bell.ring("")  # wakes the next slot, so that it stops too
+
+    def _work(self) -> None:
+        with survived("slot"):
+            work(self._parts, self._place, self._bell, self._stopping)
+
+    def _left_s(self) -> float:
+        return max(self._leaves_by - time.monotonic(), 0.0)

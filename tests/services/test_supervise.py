@@ -119,7 +119,8 @@ def attempt_of(parts: Parts) -> None:
 
 def working(parts: Parts, stopping: threading.Event | None = None) -> threading.Thread:
     thread = threading.Thread(
-        target=supervise.work, args=(parts, Workplace(parts.settings), stopping or threading.Event())
+        target=supervise.work,
+        args=(parts, Workplace(parts.settings), parts.queue, stopping or threading.Event()),
     )
     thread.start()
     return thread
@@ -130,7 +131,7 @@ def test_a_process_that_dies_is_a_crash_and_the_job_is_tried_again_later(
 ) -> None:
     trainer("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     job_id = submitted(parts)
-    supervise.work(parts, Workplace(parts.settings), threading.Event())
+    supervise.work(parts, Workplace(parts.settings), parts.queue, threading.Event())
     job = seen(parts, job_id)
     assert (job.status, job.attempt, job.failures) == ("queued", 1, 1)
     with parts.sessions.read() as session:
@@ -142,7 +143,7 @@ def test_a_process_that_always_dies_is_poison(parts: Parts, trainer: Callable[[s
     trainer("raise SystemExit(9)")
     job_id = submitted(parts)
     for _ in range(3):
-        supervise.work(parts, Workplace(parts.settings), threading.Event())
+        supervise.work(parts, Workplace(parts.settings), parts.queue, threading.Event())
         with parts.sessions.write() as session:
             session.execute(text("UPDATE jobs SET available_at = created_at WHERE status = 'queued'"))
     job = seen(parts, job_id)
@@ -156,7 +157,7 @@ def test_nothing_of_a_process_group_outlives_its_attempt(
 ) -> None:
     trainer(CHILD_THAT_OUTLIVES)
     submitted(parts)
-    supervise.work(parts, Workplace(parts.settings), threading.Event())
+    supervise.work(parts, Workplace(parts.settings), parts.queue, threading.Event())
     until(lambda: not alive(int((tmp_path / "grandchild").read_text())))
 
 
@@ -328,6 +329,17 @@ def test_what_the_job_is_not_to_blame_for_costs_it_nothing(
     assert ended_so(parts, job_id) == f"attempt 1 ended: {why}"
 
 
+def test_a_worker_that_can_start_no_process_is_not_the_job_s_fault(
+    parts: Parts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.services.trainer.command", lambda *_: ["/nowhere/python"])
+    job_id = submitted(parts)
+    attempt_of(parts)
+    job = seen(parts, job_id)
+    assert (job.status, job.interruptions, job.failures) == ("queued", 1, 0)
+    assert ended_so(parts, job_id) == "attempt 1 ended: its worker could start no process"
+
+
 def test_what_a_process_said_is_kept_without_what_is_ours_alone(
     parts: Parts, trainer: Callable[[str], None]
 ) -> None:
@@ -335,7 +347,7 @@ def test_what_a_process_said_is_kept_without_what_is_ours_alone(
         "import sys; print('loaded /srv/data/rows.bin'); sys.stdout.flush(); raise KeyError('secret row')"
     )
     job_id = submitted(parts)
-    supervise.work(parts, Workplace(parts.settings), threading.Event())
+    supervise.work(parts, Workplace(parts.settings), parts.queue, threading.Event())
     with parts.sessions.read() as session:
         found = attempt_logs.find(session, orders.PROJECT, job_id, None)
     assert b"".join(parts.blobs.read(found.sha256)) == b"loaded [path]\nKeyError\n"
@@ -376,7 +388,7 @@ def test_a_supervisor_that_cannot_renew_kills_its_process_before_the_lease_is_ov
 def test_a_job_past_its_deadline_fails_and_says_so(parts: Parts, trainer: Callable[[str], None]) -> None:
     trainer(SLEEP)
     job_id = submitted(parts, resources={"max_runtime_s": 0.5})
-    supervise.work(parts, Workplace(parts.settings), threading.Event())
+    supervise.work(parts, Workplace(parts.settings), parts.queue, threading.Event())
     job = seen(parts, job_id)
     assert (job.status, job.error and job.error["code"]) == ("failed", "deadline")
 
