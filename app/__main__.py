@@ -76,9 +76,8 @@ class Server(uvicorn.Server):
             log.info("listening", url=f"http://{f'[{host}]' if ':' in host else host}:{port}")
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        for (
-            leave
-        ) in self._application.state.leavers:  # jobs save checkpoints while the last requests are answered
+        # jobs save a checkpoint while the last requests are answered
+        for leave in self._application.state.leavers:
             leave()
         await self._application.state.watcher.stop()  # nobody waits for a change any more
         await super().shutdown(sockets)
