@@ -14,10 +14,11 @@ setup: $(READY) ## make .venv with everything; again only when pyproject.toml or
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; $(PYTHON) is $$($(PYTHON) -V). Try: make PYTHON=python3.12"; exit 1; }
+	@echo "Everything goes into .venv, which takes a minute, once."
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet uv && \
 		UV_FIND_LINKS="$${UV_FIND_LINKS:-$$($(PYTHON) -m pip config get global.find-links 2>/dev/null || true)}" \
-		$(BIN)/uv pip install --python $(BIN)/python -c constraints.txt -e '.[worker,dev]' || \
+		$(BIN)/uv pip install --quiet --python $(BIN)/python -c constraints.txt -e '.[worker,dev]' || \
 		$(BIN)/python -m pip install --no-compile -c constraints.txt -e '.[worker,dev]'
 	@touch $@
 

@@ -14,27 +14,36 @@ from app.errors import Misconfigured
 from app.settings import Settings
 
 REFUSED = 2
+REFUSALS = (ValidationError, SettingsError, Misconfigured, DBAPIError, *OUTAGES)
 
 
 def ended(command: Callable[[], int]) -> int:
     """The command's exit code."""
     try:
         return command()
-    except ValidationError as error:
-        reason = "; ".join(map(_complaint, error.errors()))
-    except SettingsError as error:  # what should be JSON is none; the error names the setting alone
+    except REFUSALS as error:
+        return refused(error)
+
+
+def refused(error: Exception) -> int:
+    """Says why, and gives the exit code. error: one of REFUSALS."""
+    sys.stderr.write(f"stillhouse: {_reason(error)}\n")
+    return REFUSED
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        return "; ".join(map(_complaint, error.errors()))
+    if isinstance(error, SettingsError):  # what should be JSON is none; the error names the setting alone
         field = re.search(r'field "(\w+)"', str(error))
         name = field[1].upper() if field else "..."
-        reason = f'STILLHOUSE_{name} is read as JSON, as in ["a", "b"] or {{"a": 1}}.'
-    except Misconfigured as error:
-        reason = error.detail
-    except (DBAPIError, *OUTAGES):
-        reason = (
-            "The database does not answer, or is none of ours: start it, or name another in "
-            "STILLHOUSE_DATABASE_URL."
-        )
-    sys.stderr.write(f"stillhouse: {reason}\n")
-    return REFUSED
+        return f'STILLHOUSE_{name} is read as JSON, as in ["a", "b"] or {{"a": 1}}.'
+    if isinstance(error, Misconfigured):
+        return error.detail
+    return (
+        "The database does not answer, or is none of ours: start it, or name another in "
+        "STILLHOUSE_DATABASE_URL."
+    )
 
 
 def _complaint(error: ErrorDetails) -> str:

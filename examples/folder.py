@@ -9,5 +9,8 @@ def folder_argument(program: str, doc: str, default: str) -> Path:
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=doc.splitlines()[0])
     parser.add_argument("folder", nargs="?", type=Path, default=Path(default), help=f"{default} by default")
     folder: Path = parser.parse_args().folder
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"{folder} cannot be made: {error.strerror}")
     return folder

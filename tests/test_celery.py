@@ -4,8 +4,10 @@ The broker is nobody's truth, so nothing that stands in it may do more than wake
 """
 
 import json
+import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -212,3 +214,20 @@ def test_nobody_makes_sigterm_another_signal() -> None:
     """With REMAP_SIGTERM a worker would drop its jobs instead of handing them back."""
     files = ("Dockerfile", "docker-compose.yml", "Makefile", "worker/celery.py")
     assert not [name for name in files if "REMAP_SIGTERM" in (ROOT / name).read_text()]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "said"),
+    [
+        ("QUEUE_URL", "local://", "name it in STILLHOUSE_QUEUE_URL"),
+        ("LEASE_S", "soon", "STILLHOUSE_LEASE_S: "),
+    ],
+)
+def test_a_worker_refuses_settings_in_a_sentence(
+    place: Settings, setting: str, value: str, said: str
+) -> None:
+    environment = os.environ | place.environment() | {f"STILLHOUSE_{setting}": value}
+    command = [sys.executable, "-m", "celery", "--app", "worker.celery", "worker", "--pool", "threads"]
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert said in done.stderr

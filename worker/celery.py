@@ -11,8 +11,10 @@ from celery import Celery, bootsteps, signals
 from kombu.entity import Queue
 
 from app import traces
+from app.commands import REFUSALS, refused
 from app.db import migrate
 from app.db.session import OUTAGES
+from app.errors import Misconfigured
 from app.logs import configure_logs, warn_of_unknown_settings
 from app.ports.queue import BROKER_MANNERS, QUEUES, TASK, LocalQueue
 from app.services.supervise import Lookout, Supervisor
@@ -21,11 +23,20 @@ from app.settings import Settings
 from app.wiring import assemble
 from worker import metrics
 
-settings = Settings()
-parts = assemble(settings)
-place, bell = Workplace(settings), LocalQueue()
-lookout, supervisor = Lookout(parts, place, bell), Supervisor(parts, place, bell)
 log = structlog.get_logger()
+
+try:
+    settings = Settings()
+    parts = assemble(settings)
+    if isinstance(parts.queue, LocalQueue):
+        raise Misconfigured(
+            "A worker listens to a broker: name it in STILLHOUSE_QUEUE_URL, as in redis://127.0.0.1:6379/0. "
+            "With local:// the API carries out its jobs itself."
+        )
+    place, bell = Workplace(settings), LocalQueue()
+except REFUSALS as error:
+    raise SystemExit(refused(error)) from None
+lookout, supervisor = Lookout(parts, place, bell), Supervisor(parts, place, bell)
 
 celery = Celery("stillhouse", broker=settings.queue_url)
 celery.conf.update(
@@ -46,7 +57,7 @@ def _check(**_: Any) -> None:
     """Jobs are written by the code that knows the schema; a database that is away is waited for later."""
     with suppress(*OUTAGES):
         if not migrate.is_current(parts.sessions.engine):
-            raise SystemExit(f"stillhouse: {migrate.NOT_CURRENT}")
+            raise SystemExit(refused(Misconfigured(migrate.NOT_CURRENT)))
 
 
 class Slots(bootsteps.StartStopStep):  # type: ignore[misc]
@@ -62,7 +73,10 @@ class Slots(bootsteps.StartStopStep):  # type: ignore[misc]
         try:
             metrics.serve(parts, place, lookout)
         except OSError as error:
-            log.error("nobody can ask for metrics", why=error.strerror)
+            log.error(
+                "STILLHOUSE_METRICS_PORT cannot be had, so nobody can ask for metrics",
+                port=settings.metrics_port, why=error.strerror,
+            )  # fmt: skip
         lookout.start()
         supervisor.start()
 
@@ -77,6 +91,12 @@ class Slots(bootsteps.StartStopStep):  # type: ignore[misc]
 
 
 celery.steps["worker"].add(Slots)
+
+
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
+def _tell(**_: Any) -> None:
+    """Each time, for Celery itself says only that the broker is away."""
+    log.info("the broker answers")
 
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]

@@ -68,11 +68,20 @@ class CeleryQueue:
         self._celery.close()
 
     def _send(self) -> None:
+        away = False
         while (ring := self._rings.get()) is not None and not self._closing:
             try:
                 self._tell(*ring)
-            except Exception:
-                log.warning("the broker did not take the ring", job_id=ring[0], exc_info=True)
+            except Exception as error:  # noqa: BLE001 - whatever a client of a broker raises
+                if not away:
+                    log.warning(
+                        "the broker takes no ring: workers look by themselves", why=type(error).__name__
+                    )
+                away = True
+            else:
+                if away:
+                    log.info("the broker takes rings again")
+                away = False
 
     def _tell(self, job_id: str, accelerator: str) -> None:
         """In every queue that can serve the job, where a ring is still news."""

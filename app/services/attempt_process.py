@@ -225,29 +225,33 @@ class Attempt:
 
     def _write_end(self, code: int) -> None:
         """Of an attempt whose process wrote none. Raises LeaseLost when it did."""
-        mine, expected = (self._job_id, self._attempt), True
+        mine = self._job_id, self._attempt
         with self._parts.sessions.write() as session:
-            job = jobs.owned(session, *mine)
-            if job.desired == "cancel":
+            desired = jobs.owned(session, *mine).desired
+            left, lacked = self._why_it_left(desired, code), LACKED.get(code)
+            if desired == "cancel":
                 jobs.cancelled(session, *mine)
-            elif job.desired == "pause":
-                jobs.yield_(session, *mine, why=PAUSED)
-            elif self._leaves_because == PAUSED:
-                jobs.yield_(session, *mine, why="paused by its user, and resumed before it had left")
-            elif self._leaves_because is not None or code == LEFT:
-                jobs.yield_(session, *mine, why=self._leaves_because or LEAVING)
-            elif self._fenced:
-                jobs.yield_(session, *mine, why="the database was away for too long")
-            elif code in LACKED:
-                jobs.put_off(session, *mine, LACKED[code])
+            elif left:
+                jobs.yield_(session, *mine, why=left)
+            elif lacked:
+                jobs.put_off(session, *mine, lacked)
             else:
-                expected = False
                 jobs.crash(session, *mine, _why(code), self._parts.settings.max_no_progress)
             failpoint("end.before_commit")
-        if expected:
-            log.info("attempt is over", exit_code=code)
+        if desired == "cancel" or left or lacked:
+            log.info("attempt is over", exit_code=code, why=left or lacked or "cancelled by its user")
         else:
             log.warning("attempt ended without a verdict", exit_code=code)
+
+    def _why_it_left(self, desired: str, code: int) -> str | None:
+        """None: nobody had asked it to."""
+        if desired == "pause":
+            return PAUSED
+        if self._leaves_because == PAUSED:
+            return "paused by its user, and resumed before it had left"
+        if self._leaves_because or code == LEFT:
+            return self._leaves_because or LEAVING
+        return "the database was away for too long" if self._fenced else None
 
     def _keep_log(self, text: bytes) -> None:
         """Without it the job is none the worse."""

@@ -110,7 +110,7 @@ class Lookout(threading.Thread):
         self._bell: Queue = bell or parts.queue
         self._stopping = threading.Event()
         self._next_beat = 0.0
-        self._rest_s = parts.settings.poll_s
+        self._rest_s = self._longest_s = min(parts.settings.poll_s, parts.settings.lease_s / BEATS)
         self._last_beat = time.monotonic()
 
     def run(self) -> None:
@@ -124,7 +124,7 @@ class Lookout(threading.Thread):
 
     def _look(self, parts: Parts) -> None:
         """Next time when a lease may be over, so that a lost worker costs its lease and no more."""
-        self._rest_s = parts.settings.poll_s
+        self._rest_s = self._longest_s
         look_around(parts, self._place, self._bell)
         with parts.sessions.read() as session:
             end_s = leases.next_end_s(session)
