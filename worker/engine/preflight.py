@@ -29,7 +29,9 @@ TRACED_ROWS = 8
 
 def preflight(order: Order, material: Material) -> None:
     """Teachers, students, losses, backward, a step, evaluation, every export: on students that are thrown
-    away."""
+    away. The attempt that left a checkpoint has tried it all."""
+    if order.checkpoint_step:
+        return
     spec, pin, task = order.resolved.spec, order.resolved.data.train, order.task
     encoded = material.tables.sample(pin, task, order.preprocessing, spec.training.batch_size)
     live: dict[int, teachers.Live] = {}
@@ -57,8 +59,6 @@ def preflight(order: Order, material: Material) -> None:
     rehearsed = order.adjustments.persist(rehearse)
     order.journal.progress(0.5)
 
-    if order.checkpoint_step:
-        return  # the attempt that left a checkpoint has tried the exports
     exported: list[Architecture | None] = []
     for one in rehearsed:
         if one.architecture not in exported:

@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
-from scipy.special import log_softmax
-from sklearn.metrics import accuracy_score, log_loss, precision_recall_fscore_support
+import scipy  # its parts are imported at their first use, as scikit-learn is: a second of an attempt's start
 
 from app.catalog.base import Frozen
 from worker.engine.judging.intervals import OF_CLASSES, Interval, interval
@@ -60,6 +58,8 @@ class OfClasses:
         self, runs: "Sequence[Array]", labels: "Array", names: Sequence[str], drawn: "dict[str, Array]"
     ) -> list[ClassScore]:
         """The classes that occur, worst F1 first."""
+        from sklearn.metrics import precision_recall_fscore_support
+
         found = [
             precision_recall_fscore_support(
                 labels, logits.argmax(-1), labels=np.arange(len(names)), zero_division=0
@@ -78,11 +78,13 @@ class OfClasses:
 
 def truth_metrics(logits: "Array", labels: "Array") -> dict[str, float]:
     """Logits (n, C) against labels (n,). Macro values are means over the classes that occur in `labels`."""
+    from sklearn.metrics import accuracy_score, log_loss, precision_recall_fscore_support
+
     present, predicted = np.unique(labels), logits.argmax(-1)
     precision, recall, f1, _ = precision_recall_fscore_support(
         labels, predicted, labels=present, average="macro", zero_division=0
     )
-    probabilities = np.exp(log_softmax(logits.astype(np.float64), axis=-1))
+    probabilities = np.exp(scipy.special.log_softmax(logits.astype(np.float64), axis=-1))
     return {
         "accuracy": float(accuracy_score(labels, predicted)),
         "macro_precision": float(precision),
@@ -108,7 +110,7 @@ class _Sums:
         self._labeled = labels is not None
         if labels is not None:
             rows["accuracy"] = predicted == labels
-            rows["log_loss"] = -log_softmax(logits, axis=-1)[np.arange(self.n), labels]
+            rows["log_loss"] = -scipy.special.log_softmax(logits, axis=-1)[np.arange(self.n), labels]
             self._bins = _overconfidence(logits, labels)
             self._truth, self._predicted = self._choices(labels), self._choices(predicted)
             self._hits = self._truth * self._predicted
@@ -131,20 +133,20 @@ class _Sums:
 
     def _choices(self, chosen: "Array") -> Any:
         ones = np.ones(self.n, np.float32)
-        return sparse.csr_array((ones, (np.arange(self.n), chosen)), shape=(self.n, self._classes))
+        return scipy.sparse.csr_array((ones, (np.arange(self.n), chosen)), shape=(self.n, self._classes))
 
 
 def _overconfidence(logits: "Array", labels: "Array") -> Any:
     """(n, BINS), sparse: each row's confidence minus whether it was right, in the bin of its confidence."""
-    probabilities = np.exp(log_softmax(logits.astype(np.float64), axis=-1))
+    probabilities = np.exp(scipy.special.log_softmax(logits.astype(np.float64), axis=-1))
     confidence, rows = probabilities.max(-1), np.arange(len(logits))
     bins = np.clip(np.ceil(confidence * BINS).astype(np.int64) - 1, 0, BINS - 1)
-    return sparse.csr_array(
+    return scipy.sparse.csr_array(
         (confidence - (logits.argmax(-1) == labels), (rows, bins)), shape=(len(logits), BINS)
     )
 
 
 def _kl(logits: "Array", teacher: "Array") -> "Array":
-    log_q, log_p = (log_softmax(z.astype(np.float64), axis=-1) for z in (logits, teacher))
+    log_q, log_p = (scipy.special.log_softmax(z.astype(np.float64), axis=-1) for z in (logits, teacher))
     rows: Array = (np.exp(log_p) * (log_p - log_q)).sum(-1)
     return rows

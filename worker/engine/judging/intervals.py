@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from app.catalog.base import Frozen
 
@@ -92,7 +92,7 @@ def resampled(columns: Mapping[str, Column], resamples: int, seed: int) -> "dict
         statistic(np.zeros((1, 1), np.int64))
         distribution = np.empty((sum(size for *_, size in layout), 0))
     else:
-        distribution = stats.bootstrap(
+        distribution = scipy.stats.bootstrap(
             (np.arange(n),),
             statistic,
             n_resamples=resamples,

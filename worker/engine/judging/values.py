@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
 from worker.engine.judging.classes import ClassScore
 
@@ -27,6 +26,8 @@ class OfNumbers:
 
     def truth(self, logits: "Array", labels: "Array") -> dict[str, float]:
         """r2 of labels that are all the same is 0, of a lone one it is left out."""
+        from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
+
         wanted, found = self._read(labels), self._read(logits)
         metrics = {
             "rmse": float(root_mean_squared_error(wanted, found)),
@@ -35,6 +36,8 @@ class OfNumbers:
         return metrics | ({"r2": float(r2_score(wanted, found))} if len(wanted) > 1 else {})
 
     def likeness(self, logits: "Array", teacher: "Array") -> dict[str, float]:
+        from sklearn.metrics import root_mean_squared_error
+
         return {self.imitation: float(root_mean_squared_error(self._read(teacher), self._read(logits)))}
 
     def sums(self, logits: "Array", labels: "Array | None", teacher: "Array | None") -> "_Sums":
